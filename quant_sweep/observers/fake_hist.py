@@ -1,0 +1,47 @@
+"""A percentile of each batch, averaged over the batches: the study's "lite version of HistogramObserver".
+
+The study takes torch.kthvalue of every batch; here the k-th value comes from the batch's histogram, within one bin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from quant_sweep.errors import InputError
+from quant_sweep.observers.base import Observer
+from quant_sweep.spec import QuantSpec
+from quant_sweep.summary import Summary
+
+
+@final
+@dataclass(frozen=True)
+class FakeHist(Observer):
+    """Percentile clipping with a running average.
+
+    Attributes:
+        percentile: hi is the value that this percentage of a batch does not exceed; lo mirrors it from below.
+        momentum: weight of each new batch in the running average; the first batch starts it.
+
+    Raises:
+        InputError: percentile is not in (50, 100], momentum not in (0, 1].
+    """
+
+    percentile: float = 99.99
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 50.0 < self.percentile <= 100.0:
+            raise InputError(f"percentile={self.percentile}: allowed are values above 50, up to 100")
+        if not 0.0 < self.momentum <= 1.0:
+            raise InputError(f"momentum={self.momentum}: allowed are values above 0, up to 1")
+
+    def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        upper = self.percentile / 100
+        lo, hi = summary.batches[0].quantile(1 - upper), summary.batches[0].quantile(upper)
+        for batch in summary.batches[1:]:
+            lo = lo + self.momentum * (batch.quantile(1 - upper) - lo)
+            hi = hi + self.momentum * (batch.quantile(upper) - hi)
+        return lo, hi

@@ -1,0 +1,113 @@
+"""torch.ao's HistogramObserver: trim the tails step by step while the expected L2 error falls.
+
+Each step drops 1e-5 of all values from one tail, the one where that frees more bins (caffe2's
+NonlinearQuantizationParamsSearch, as torch.ao took it over). The error is that of cells laid evenly over the range,
+each value replaced by the middle of its cell; unlike `mse` it does not know where the grid will round its zero-point.
+
+Three things differ from torch.ao. The number of cells is 2**bits; torch.ao always searches with 256, which is too
+fine a grid below 8 bits (`dst_bins=256` asks for that). The search starts with the whole range and ends after 64 steps
+without a gain; torch.ao takes the first trim without asking and ends at the first step without a gain. And the bins
+are powers of two wide instead of one 2048th of the range. At 8 bits the first difference is none and the others move
+the scale by well under 1 % unless the error is flat around its minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import final
+
+import torch
+from torch import Tensor
+
+from quant_sweep.errors import InputError
+from quant_sweep.expected_error import Moments
+from quant_sweep.histogram import Histogram
+from quant_sweep.observers.base import Observer
+from quant_sweep.spec import QuantSpec
+from quant_sweep.summary import Summary
+
+_STEP = 1e-5  # share of all values that a step trims
+_PATIENCE = 64  # steps without a gain after which the search ends
+
+
+@final
+@dataclass(frozen=True)
+class Hist(Observer):
+    """Greedy search for the least expected L2 error.
+
+    Attributes:
+        dst_bins: cells of the grid that the search assumes; None takes the codes of the real one.
+
+    Raises:
+        InputError: dst_bins is below 2.
+    """
+
+    dst_bins: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dst_bins is not None and self.dst_bins < 2:
+            raise InputError(f"dst_bins={self.dst_bins}: allowed are whole numbers from 2, or null for 2**bits")
+
+    def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+        histogram = summary.total
+        cells = self.dst_bins or spec.steps + 1
+        ranges = [_search(_channel(histogram, c), cells) for c in range(len(histogram.lo))]
+        lo, hi = torch.tensor(ranges, dtype=torch.float64).to(torch.float32).unbind(dim=1)
+        return torch.maximum(lo, histogram.lo), torch.minimum(hi, histogram.hi)
+
+
+def _channel(histogram: Histogram, channel: int) -> Histogram:
+    one = slice(channel, channel + 1)
+    h = histogram
+    return Histogram(h.lo[one], h.hi[one], h.exponent[one], h.first[one], h.counts[one])
+
+
+def _search(histogram: Histogram, cells: int) -> tuple[float, float]:
+    """Ends of the best range of one channel, real units."""
+    moments, edges = Moments.of(histogram), histogram.edges[0]
+    path = _trimming_path(histogram.counts[0])
+    best, least = (0, histogram.bins - 1), float("inf")
+    while steps := list(islice(path, _PATIENCE)):
+        start, end = torch.tensor(steps).unbind(dim=1)
+        errors = _cell_error(moments, edges[start], edges[end + 1], cells)
+        winner = int(errors.argmin())
+        if errors[winner].item() >= least:
+            break
+        best, least = steps[winner], errors[winner].item()
+    return edges[best[0]].item(), edges[best[1] + 1].item()
+
+
+def _cell_error(moments: Moments, lo: Tensor, hi: Tensor, cells: int) -> Tensor:
+    """Squared error of values replaced by the middle of their cell, (candidates,) for ranges (candidates,)."""
+    width = (hi - lo) / cells
+    if cells >= moments.histogram.bins:
+        half = width / 2
+        return moments.squared_error_of_fine_grid((lo + half)[None], (hi - half)[None], width[None])[0]
+    middles = lo[:, None] + (torch.arange(cells) + 0.5) * width[:, None]
+    return moments.squared_error(middles[None])[0]
+
+
+def _trimming_path(counts: Tensor) -> Iterator[tuple[int, int]]:
+    """First and last bin of each range that the search visits, widest first.
+
+    The path follows from the histogram alone, so its errors can be computed many at a time.
+    """
+    share = counts.cumsum(dim=0).to(torch.float64) / counts.sum()
+    trimmed = torch.arange(1, round(1 / _STEP) + 1) * _STEP
+    lows = torch.searchsorted(share, trimmed).tolist()
+    highs = (torch.searchsorted(share, 1.0 - trimmed, right=True) - 1).tolist()
+    start, end = 0, len(counts) - 1
+    yield start, end
+    i = j = 0  # steps taken from below and from above
+    while i + j < len(lows):
+        low, high = min(max(lows[i], start), end), max(min(highs[j], end), start)
+        if low - start > end - high:
+            start, i = low, i + 1
+        elif end - high > 0:
+            end, j = high, j + 1
+        else:
+            j += 1
+            continue
+        yield start, end

@@ -1,0 +1,41 @@
+"""Minimum and maximum of each batch, averaged over the batches: one extreme batch counts for little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from quant_sweep.errors import InputError
+from quant_sweep.observers.base import Observer
+from quant_sweep.spec import QuantSpec
+from quant_sweep.summary import Summary
+
+
+@final
+@dataclass(frozen=True)
+class MovingAverage(Observer):
+    """Exponential moving average of batch extremes, as torch.ao's MovingAverageMinMaxObserver.
+
+    Attributes:
+        averaging_constant: weight of each new batch; the first batch starts the average.
+
+    Raises:
+        InputError: averaging_constant is not in (0, 1].
+
+    Source: Jacob et al. 2018, section 3.1.
+    """
+
+    averaging_constant: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.averaging_constant <= 1.0:
+            raise InputError(f"averaging_constant={self.averaging_constant}: allowed are values above 0, up to 1")
+
+    def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        lo, hi = summary.batches[0].lo, summary.batches[0].hi
+        for batch in summary.batches[1:]:
+            lo = lo + self.averaging_constant * (batch.lo - lo)
+            hi = hi + self.averaging_constant * (batch.hi - hi)
+        return lo, hi
