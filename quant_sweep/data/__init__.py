@@ -1,0 +1,13 @@
+"""Image sets, decoded once and held in memory as uint8, and the calibration images drawn from them.
+
+To add a data set, write one file with a factory that returns a `DataSet`, name it here, and give it a yaml in
+`conf/data/` whose `_target_` is that factory.
+"""
+
+from quant_sweep.data.base import DataSet, ImageSet
+from quant_sweep.data.image_folder import imagefolder
+from quant_sweep.data.scikit_digits import digits
+from quant_sweep.data.subset import calibration_indices
+from quant_sweep.data.torchvision_cifar10 import cifar10
+
+__all__ = ["DataSet", "ImageSet", "calibration_indices", "cifar10", "digits", "imagefolder"]

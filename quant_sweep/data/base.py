@@ -1,0 +1,166 @@
+"""What a data set is: two splits of uint8 images, their classes, and how pixels become the network's input.
+
+Images stay uint8 until a batch is needed: a quarter of the memory of float32, and the normalised batch is made on the
+device that uses it. A whole set has to fit in memory (50,000 images of 32 x 32 take 150 MB, of 224 x 224 take 7.5 GB);
+streaming from disk is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant_sweep.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one split.
+
+    images: uint8, (n, channels, height, width). labels: int64, (n,), an index into the classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What decoding leaves, before any normalisation: the content of one cache file.
+
+    digest: sha256 hex of everything else here.
+    """
+
+    classes: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A named image set with the normalisation that its network expects.
+
+    mean, std: one number per channel, of pixel values in [0, 1].
+    fingerprint: sha256 hex over images, labels and classes of both splits, mean and std.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn pixels into the network's input: (x / 255 - mean) / std.
+
+        Args:
+            images: uint8, (n, channels, height, width), on any device; not changed.
+
+        Returns:
+            float32, same shape and device, in channels_last memory format.
+
+        Raises:
+            ValueError: not uint8, or another number of channels than mean and std have.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"expected uint8 (n, {len(self.mean)}, height, width), got {images.dtype} {tuple(images.shape)}"
+            )
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)  # (1, channels, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+        return pixels.div_(255).sub_(mean).div_(std)
+
+
+def decoded(classes: Sequence[str], train: ImageSet, test: ImageSet) -> Decoded:
+    """Put decoded splits together with the digest of their content.
+
+    Raises:
+        ValueError: shapes, dtypes or labels that contradict each other.
+    """
+    for split in (train, test):
+        _check_split(split, len(classes))
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for tensor in (train.images, train.labels, test.images, test.labels):
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return Decoded(tuple(classes), train, test, digest.hexdigest())
+
+
+def data_set(name: str, content: Decoded, mean: Sequence[float], std: Sequence[float]) -> DataSet:
+    """Give decoded images their name and normalisation.
+
+    Raises:
+        InputError: mean or std that do not fit the images, see `check_normalization`.
+    """
+    mean, std = check_normalization(mean, std, content.train.images.shape[1])
+    fingerprint = hashlib.sha256(json.dumps([content.digest, mean, std]).encode()).hexdigest()
+    return DataSet(name, content.classes, content.train, content.test, mean, std, fingerprint)
+
+
+def check_normalization(
+    mean: Sequence[float], std: Sequence[float], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Check the normalisation before any image is decoded; return it as plain floats.
+
+    Raises:
+        InputError: another count than channels, a mean outside [0, 1] or a std outside (0, 1]. Statistics in units of
+            0..255 are the usual mistake, and they would only show as a poor accuracy.
+    """
+    means = _floats("data.mean", mean, channels)
+    stds = _floats("data.std", std, channels)
+    if not all(0 <= value <= 1 for value in means):  # nan fails every comparison
+        raise InputError(
+            f"data.mean={_shown(mean)}: outside [0, 1]; allowed: the mean of pixel values scaled to [0, 1]"
+        )
+    if not all(0 < value <= 1 for value in stds):
+        raise InputError(f"data.std={_shown(std)}: outside (0, 1]; allowed: the std of pixel values scaled to [0, 1]")
+    return means, stds
+
+
+def check_size(key: str, size: int) -> int:
+    """Check a number of pixels; key is what the person types, for example `data.size`.
+
+    Raises:
+        InputError: not a whole number of at least 1.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"{key}={size}: not a number of pixels; allowed: a whole number from 1")
+    return size
+
+
+def _check_split(split: ImageSet, classes: int) -> None:
+    images, labels = split.images, split.labels
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise ValueError(f"images must be uint8 (n, channels, height, width), got {images.dtype} {tuple(images.shape)}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError(f"labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels must lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
+
+
+def _floats(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    try:
+        floats = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{key}={_shown(values)}: not a list of numbers; allowed: {channels}, one per channel"
+        ) from None
+    if len(floats) != channels:
+        raise InputError(f"{key}={_shown(values)}: {len(floats)} numbers; allowed: {channels}, one per channel")
+    if not all(math.isfinite(value) for value in floats):
+        raise InputError(f"{key}={_shown(values)}: not finite; allowed: {channels} finite numbers, one per channel")
+    return floats
+
+
+def _shown(values: object) -> str:
+    return str(values).replace(" ", "")

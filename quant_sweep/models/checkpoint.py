@@ -1,0 +1,189 @@
+"""Weights on disk: read without running code from the file, checked against the model, written atomically.
+
+Reads safetensors, and PyTorch's own files through `torch.load(weights_only=True)`, which refuses every pickled object
+that is not plain data. Leaves out: whole pickled modules, TorchScript, sharded checkpoints.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quant_sweep.errors import InputError
+
+__all__ = ["load_weights", "read_checkpoint", "read_metadata", "weights_digest", "write_checkpoint"]
+
+NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
+NAMES_SHOWN = 3
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, on the CPU, by the names that the bare model gives them.
+
+    Raises:
+        InputError: no such file, unreadable or truncated, a pickle that holds more than plain data, or no tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"model.checkpoint={path}: no such file; train it with quant-sweep-train or give a path")
+    try:
+        stored = safetensors.torch.load_file(path) if _is_safetensors(path) else _read_torch(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    state = _without_wrappers(_innermost(stored))
+    if not state:
+        raise InputError(f"model.checkpoint={path}: holds no tensors; save model.state_dict()")
+    return state
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy `state` into `model`, all of it or nothing.
+
+    BatchNorm's `num_batches_tracked`, which no result depends on, may be missing.
+
+    Args:
+        model: receives the values, converted to its own types.
+        state: name -> tensor, as `read_checkpoint` gives it.
+        source: where the weights come from, for the message.
+
+    Raises:
+        InputError: names, shapes or kinds of number differ, or a value is NaN or infinite.
+    """
+    own = model.state_dict()
+    missing = [n for n in own if n not in state and not n.endswith(".num_batches_tracked")]
+    unexpected = [n for n in state if n not in own]
+    different = [
+        f"{n} is {_kind(state[n])}, must be {_kind(own[n])}"
+        for n in own
+        if n in state and _kind(state[n]) != _kind(own[n])
+    ]
+    if missing or unexpected or different:
+        raise InputError(
+            f"model.checkpoint={source}: does not fit {type(model).__name__}: {_some('missing', missing)}; "
+            f"{_some('unexpected', unexpected)}; {_some('mis-shaped', different)}; choose the model= that was trained"
+        )
+    for name, value in state.items():
+        _check_finite(name, value.to(own[name].dtype), source)
+    model.load_state_dict(state, strict=False)
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write safetensors; a reader sees the old file or the whole new one.
+
+    Raises:
+        ValueError: a value is NaN or infinite; nothing is written.
+        OSError: the folder cannot be written.
+    """
+    # safetensors wants plain layout and no shared memory
+    plain = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    for name, value in plain.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{path}: not written, {name} holds NaN or infinite values")
+    content = safetensors.torch.save(plain, metadata=dict(metadata))
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file that `write_checkpoint` wrote.
+
+    Raises:
+        InputError: unreadable or truncated.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256, in hex, of the names, types, shapes and bytes of the state dict, in its order."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name, or by the format's beginning: eight bytes of header length, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or start[8:] == b"{"
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols; the error below says what matters
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to switch the protection off; only the name of what it refused is kept
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"holds {refused[1]}, not only tensors," if refused else "damaged, or holds more than tensors,"
+        raise InputError(
+            f"model.checkpoint={path}: {what} and is not opened, since that can run code; "
+            "save it again with torch.save(model.state_dict(), PATH) or as safetensors"
+        ) from error
+    except Exception as error:  # a damaged file makes the unpickler stumble in any way
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0].strip(": ")
+    return InputError(f"model.checkpoint={path}: cannot be read, truncated or not a checkpoint ({reason})")
+
+
+def _innermost(stored: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of the one that a training script put under one of the usual names."""
+    if not isinstance(stored, Mapping):
+        return {}
+    for key in NESTED_UNDER:
+        if isinstance(stored.get(key), Mapping):
+            return _innermost(stored[key])
+    return {name: value for name, value in stored.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in WRAPPER_PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return _without_wrappers({name.removeprefix(prefix): value for name, value in state.items()})
+    return state
+
+
+def _kind(tensor: Tensor) -> str:
+    """Shape, and whether the numbers are real: an integer weight copied into a float model would look plausible."""
+    return f"{tuple(tensor.shape)} {'float' if tensor.is_floating_point() else 'integer'}"
+
+
+def _some(label: str, names: Iterable[str]) -> str:
+    listed = list(names)
+    if not listed:
+        return f"0 {label}"
+    more = ", ..." if len(listed) > NAMES_SHOWN else ""
+    return f"{len(listed)} {label} ({', '.join(listed[:NAMES_SHOWN])}{more})"
+
+
+def _check_finite(name: str, value: Tensor, source: str) -> None:
+    if not torch.isfinite(value).all():
+        count = int((~torch.isfinite(value)).sum())
+        raise InputError(f"model.checkpoint={source}: {name} holds {count} NaN or infinite values; all must be finite")

@@ -1,0 +1,86 @@
+"""Runs -> a folder with the report: Markdown, CSV, PNG.
+
+Nothing but the runs is read, no clock either: the same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import pandas as pd
+
+from quant_sweep.errors import InputError
+from quant_sweep.report.page import EMPTY, page, pivot_csv, points_csv
+from quant_sweep.report.plots import accuracy_figure, heat_map, png
+from quant_sweep.report.points import Bits, Point, read_points
+from quant_sweep.report.sections import Section, split
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written. `text` is the report for a terminal: Markdown without pictures."""
+
+    text: str
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def build_report(runs: pd.DataFrame, folder: Path) -> Report:
+    """Write report.md, points.csv, and a pivot and two pictures per section into `folder`.
+
+    Args:
+        runs: as `Tracker.runs()` or `read_runs` give them.
+        folder: created if need be; files of the same names are replaced.
+
+    Raises:
+        InputError: `folder` cannot be written.
+    """
+    points = sorted(read_points(runs, "point"), key=_order)
+    sections = split(points, read_points(runs, "float"))
+    contents = _contents(points, sections) if points else {"report.md": EMPTY.encode()}
+    text = page(sections, points, pictures=False) if points else EMPTY
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = tuple(_write(folder / name, content) for name, content in contents.items())
+    except OSError as error:
+        reason = f"cannot write the report here ({error.strerror}); choose a folder that you may write to"
+        raise InputError(f"outputs_dir={str(folder)!r}: {reason}") from error
+    return Report(text, folder, files)
+
+
+def _contents(points: list[Point], sections: list[Section]) -> dict[str, bytes]:
+    """File name -> content."""
+    observers = sorted({column for section in sections for column in section.columns})
+    contents = {
+        "report.md": page(sections, points, pictures=True).encode(),
+        "points.csv": points_csv(points).encode(),
+    }
+    for section in sections:
+        contents[f"pivot_{section.slug}.csv"] = pivot_csv(section).encode()
+        contents[f"accuracy_{section.slug}.png"] = png(accuracy_figure(section, observers))
+        contents[f"heatmap_{section.slug}.png"] = png(heat_map(section))
+    return contents
+
+
+def _order(point: Point) -> tuple[list[tuple[str, str]], Bits, str]:
+    """By settings, then bits; the key only where two keys have the same params."""
+    bits = ("bits", "weight_bits", "activation_bits")
+    return sorted(item for item in point.params.items() if item[0] not in bits), Bits.of(point.params), point.key
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Replace `path` in one step, so that nobody reads half a file."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    return path

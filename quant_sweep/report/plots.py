@@ -1,0 +1,140 @@
+"""Two pictures of one section: accuracy against bits, and a heat map of what quantization costs.
+
+Figures are built without pyplot, so nothing global changes and the bytes depend on the data alone. Colours are those of
+Okabe and Ito (Color Universal Design, 2008), which stay apart for colour-blind eyes; each observer keeps its colour and
+marker in all sections of a report.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from quant_sweep.report.points import Bits
+from quant_sweep.report.sections import Cell, Section
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v")  # 7 and 5 share no factor: 35 observers look different
+_GREY = "#5f5f5f"
+_LINE: dict[str, Any] = {"linewidth": 1.6, "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.7}
+_SPREAD = 0.045  # of the distance between two widths: keeps interval bars apart
+
+
+def accuracy_figure(section: Section, observers: Sequence[str]) -> Figure:
+    """One line per observer with 95 % bars, fewer bits to the right; the float model is a dashed line in its band.
+
+    Args:
+        section: what to draw.
+        observers: all observers of the report; the position of one chooses its colour.
+    """
+    figure = Figure(figsize=(max(6.4, 3.4 + 1.1 * len(section.rows)), 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    if section.original:
+        axes.axhspan(*section.original.interval, color=_GREY, alpha=0.15, linewidth=0)
+        label = f"float {section.original.percent:.2f} %"
+        axes.axhline(section.original.percent, color=_GREY, linestyle="--", linewidth=1.2, label=label)
+    for index, column in enumerate(section.columns):
+        shift = (index - (len(section.columns) - 1) / 2) * _SPREAD
+        _line(axes, section, column, shift, observers.index(column))
+    axes.set_xticks(range(len(section.rows)), [_tick(row) for row in section.rows])
+    axes.set_xlim(-0.5, len(section.rows) - 0.5)
+    axes.set_ylabel("accuracy, %")
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_heading(section), fontsize=11)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def heat_map(section: Section) -> Figure:
+    """Bits x observer: colour is the accuracy lost against float, numbers are accuracy and loss; hatched: no result."""
+    size = (max(4.8, 1.2 + 1.15 * len(section.columns)), 1.2 + 0.6 * len(section.rows))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    losses = [_loss(section, cell) for cell in section.cells.values() if cell.accuracy]
+    # The square root keeps a loss of half a point visible beside one of 80.
+    norm = PowerNorm(0.5, 0.0, max([5.0, *losses]), clip=True)
+    for y, row in enumerate(section.rows):
+        for x, column in enumerate(section.columns):
+            _draw_cell(axes, x, y, section, section.cells[row, column], norm, column in section.best(row))
+    axes.set_xlim(-0.5, len(section.columns) - 0.5)
+    axes.set_ylim(len(section.rows) - 0.5, -0.5)
+    axes.set_xticks(range(len(section.columns)), [name.replace(" ", "\n") for name in section.columns])
+    axes.set_yticks(range(len(section.rows)), [_tick(row) for row in section.rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    reference = "float" if section.original else "100 %"
+    figure.suptitle(
+        f"{_heading(section)}\naccuracy in %, below it the difference to {reference} in points", fontsize=10
+    )
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _line(axes: Axes, section: Section, column: str, shift: float, style: int) -> None:
+    """Draw what was measured; where a cell has no accuracy the line has a gap."""
+    colour, marker = _COLOURS[style % len(_COLOURS)], _MARKERS[style % len(_MARKERS)]
+    places = [(x + shift, section.cells[row, column].accuracy) for x, row in enumerate(section.rows)]
+    line = [accuracy.percent if accuracy else float("nan") for _, accuracy in places]
+    label = column if any(accuracy for _, accuracy in places) else f"{column} (no result)"
+    axes.plot([x for x, _ in places], line, color=colour, marker=marker, label=label, **_LINE)
+    measured = [(x, accuracy) for x, accuracy in places if accuracy]
+    axes.vlines(
+        [x for x, _ in measured],
+        [accuracy.interval[0] for _, accuracy in measured],
+        [accuracy.interval[1] for _, accuracy in measured],
+        color=colour,
+        linewidth=1.6,
+    )
+
+
+def _draw_cell(axes: Axes, x: int, y: int, section: Section, cell: Cell, norm: Normalize, best: bool) -> None:
+    corner = (x - 0.48, y - 0.46)
+    if cell.accuracy is None:
+        axes.add_patch(
+            Rectangle(corner, 0.96, 0.92, facecolor="#eeeeee", edgecolor="#c4c4c4", hatch="///", linewidth=0)
+        )
+        box = {"facecolor": "#eeeeee", "edgecolor": "none", "pad": 1.5}
+        axes.text(x, y, cell.status, ha="center", va="center", fontsize=8, color="#333333", bbox=box)
+        return
+    loss = _loss(section, cell)
+    colour = colormaps["YlGnBu"](0.03 + 0.9 * float(norm(loss)))
+    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5
+    ink = "white" if dark else "black"
+    axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor=colour, linewidth=0))
+    number, difference = f"{cell.accuracy.percent:.2f}", f"{-loss:+.2f}".replace("-", "−")
+    place: dict[str, Any] = {"xy": (x, y), "textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
+    axes.annotate(number, xytext=(0, 5), fontsize=10, weight="bold" if best else "normal", **place)
+    axes.annotate(difference, xytext=(0, -8), fontsize=7.5, **place)
+
+
+def _loss(section: Section, cell: Cell) -> float:
+    """Points below float, or below 100 % where float is not known."""
+    reference = section.original.percent if section.original else 100.0
+    return reference - cell.accuracy.percent if cell.accuracy else 0.0
+
+
+def _tick(row: Bits) -> str:
+    return f"{row} bit" if row.weight == row.activation else str(row)
+
+
+def _heading(section: Section) -> str:
+    name, _, setting = section.title.partition(": ")
+    return "\n".join([name, *textwrap.wrap(setting, 56, break_on_hyphens=False)])

@@ -1,0 +1,147 @@
+"""Points -> sections: one table bits x observer for each combination of everything else that differs.
+
+A param that is the same in all points says nothing about a difference; it is shown once, above the tables. A param
+that differs (fusion, engine, scheme, model, ...) makes sections, except the two axes of the table itself: the bit
+widths and the observer with its parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from quant_sweep.report.points import Accuracy, Bits, Point, newest
+
+SUBJECT = ("model", "model.checkpoint", "data", "data.root")  # what a float accuracy belongs to
+_BITS = ("bits", "weight_bits", "activation_bits")
+_LONGEST_SLUG = 60
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a table. Without an accuracy, `status` is what to show."""
+
+    status: str
+    accuracy: Accuracy | None
+    error: str
+
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> Cell:
+        """The cell of all points with the same settings; nobody ran it if there are none."""
+        if not points:
+            return cls("–", None, "")
+        point = newest(points)
+        lost = point.status == "finished" and point.accuracy is None
+        return cls("incomplete" if lost else point.status, point.accuracy, point.error)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table: `cells[row, column]`, rows from many bits to few. `settings` are the params that differ elsewhere."""
+
+    subject: Mapping[str, str]
+    settings: Mapping[str, str]
+    engine: str
+    original: Accuracy | None
+    mixed: bool  # the points saw different float models
+    rows: tuple[Bits, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[Bits, str], Cell]
+
+    @property
+    def title(self) -> str:
+        """What distinguishes this section, for a heading."""
+        name = f"{self.subject.get('model', 'model')} on {self.subject.get('data', 'data')}"
+        return f"{name}: {self.setting}" if self.setting else name
+
+    @property
+    def setting(self) -> str:
+        """The settings without model and data, `key=value, ...`; of paths the last part."""
+        shown = {name: value for name, value in self.settings.items() if value and name not in ("model", "data")}
+        return ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
+
+    @property
+    def slug(self) -> str:
+        """The title as a part of file names: the same for the same settings in every report."""
+        values = [self.subject.get("model", ""), self.subject.get("data", "")]
+        values += [_short(value) for name, value in self.settings.items() if name not in ("model", "data")]
+        plain = re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(value for value in values if value)).strip("_")
+        digest = hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:6]
+        return f"{plain[:_LONGEST_SLUG]}_{digest}" if self.settings else plain[:_LONGEST_SLUG]
+
+    def best(self, row: Bits) -> tuple[str, ...]:
+        """The columns with the highest accuracy of a row; several when equal."""
+        reached = {
+            column: cell.accuracy.percent for column in self.columns if (cell := self.cells[row, column]).accuracy
+        }
+        return tuple(column for column, percent in reached.items() if percent == max(reached.values()))
+
+
+def shared_params(points: Sequence[Point]) -> dict[str, str]:
+    """The params with one value in all points."""
+    names = sorted({name for point in points for name in point.params})
+    values = {name: {point.params.get(name, "") for point in points} for name in names}
+    return {name: found.pop() for name, found in values.items() if len(found) == 1}
+
+
+def split(points: Sequence[Point], floats: Sequence[Point]) -> list[Section]:
+    """All sections, ordered by their settings."""
+    shared = shared_params(points)
+    names = sorted({name for point in points for name in point.params if name not in shared and not is_axis(name)})
+    names.sort(key=lambda name: (name not in SUBJECT, name))
+    groups: dict[tuple[str, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(tuple(point.params.get(name, "") for name in names), []).append(point)
+    return [_section(dict(zip(names, values, strict=True)), groups[values], floats) for values in sorted(groups)]
+
+
+def _section(settings: dict[str, str], points: Sequence[Point], floats: Sequence[Point]) -> Section:
+    columns = _column_names(points)
+    table: dict[tuple[Bits, str], list[Point]] = {}
+    for point in points:
+        table.setdefault((Bits.of(point.params), columns[point.key]), []).append(point)
+    rows = tuple(sorted({row for row, _ in table}, reverse=True))
+    names = tuple(sorted({column for _, column in table}))
+    subject = {name: points[0].params[name] for name in SUBJECT if name in points[0].params}
+    measured = [point for point in points if point.float_accuracy]
+    return Section(
+        subject=subject,
+        settings=settings,
+        engine=points[0].params.get("engine", ""),
+        original=newest(measured).float_accuracy if measured else _baseline(subject, floats),
+        mixed=len({point.float_accuracy for point in measured}) > 1,
+        rows=rows,
+        columns=names,
+        cells={(row, name): Cell.of(table.get((row, name), [])) for row in rows for name in names},
+    )
+
+
+def _baseline(subject: Mapping[str, str], floats: Sequence[Point]) -> Accuracy | None:
+    """The float run of the same model and data."""
+    same = [run for run in floats if all(run.params.get(name, "") == value for name, value in subject.items())]
+    return newest(same).accuracy if same else None
+
+
+def _column_names(points: Sequence[Point]) -> dict[str, str]:
+    """Key of each point -> its observer, with those of its parameters that differ between runs of this observer."""
+    names: dict[str, str] = {}
+    for observer in {point.params.get("observer", "") for point in points}:
+        same = [point for point in points if point.params.get("observer", "") == observer]
+        shared = shared_params(same)
+        for point in same:
+            own = {name: value for name, value in sorted(point.params.items()) if name.startswith("observer.")}
+            parts = [f"{name.removeprefix('observer.')}={value}" for name, value in own.items() if name not in shared]
+            names[point.key] = " ".join([observer, *parts])
+    return names
+
+
+def is_axis(name: str) -> bool:
+    """Whether a param is a row or a column of the table."""
+    return name in _BITS or name == "observer" or name.startswith("observer.")
+
+
+def _short(value: str) -> str:
+    return PurePath(value).name if "/" in value else value

@@ -1,0 +1,103 @@
+"""Write one run: params at once, metrics in batches, tables and texts as artifacts.
+
+Nothing is bent on the way: a number that is not finite is refused (MLflow would store infinity as 1.8e308), a param
+too long for MLflow goes whole into an artifact (MLflow would cut it), and two metric names that fall together after
+cleaning are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.tracking import MlflowClient
+
+LONG_PARAMS = "long_params.json"
+_LONGEST_PARAM = 6000  # characters; MLflow cuts what is longer
+_BATCH = 1000  # metrics in one request
+_PARAM_BATCH = 100
+_FOREIGN = re.compile(r"[^\w\-.:/ ]", re.ASCII)
+
+
+def clean_names(values: Mapping[str, object]) -> dict[str, str]:
+    """Map each name to one of MLflow's alphabet (letters, digits and `_-.:/ `), the rest becoming `_`.
+
+    Raises:
+        ValueError: two names become the same one.
+    """
+    cleaned = {name: _FOREIGN.sub("_", name) for name in values}
+    if len(set(cleaned.values())) != len(cleaned):
+        twins = sorted(name for name, clean in cleaned.items() if list(cleaned.values()).count(clean) > 1)
+        raise ValueError(f"these names are the same in MLflow's alphabet: {twins}")
+    return cleaned
+
+
+class Recorder:
+    """One open run. Made by `Tracker.record`, which also closes it."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log all of `values` in one request per 1,000.
+
+        Raises:
+            ValueError: a value is not finite; nothing is logged then.
+        """
+        from mlflow.entities import Metric
+
+        names = clean_names(values)
+        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+        if bad:
+            raise ValueError(f"metrics must be finite, but {', '.join(f'{k} is {v}' for k, v in bad.items())}")
+        now = int(time.time() * 1000)
+        entries = [Metric(names[name], float(value), now, step or 0) for name, value in values.items()]
+        for start in range(0, len(entries), _BATCH):
+            self._client.log_batch(self.run_id, metrics=entries[start : start + _BATCH])
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Log all of `values` as text; one over MLflow's limit becomes a digest and is kept whole in an artifact."""
+        from mlflow.entities import Param
+
+        names = clean_names(values)
+        texts = {names[name]: str(value) for name, value in values.items()}
+        long = {name: text for name, text in texts.items() if len(text) > _LONGEST_PARAM}
+        entries = [Param(name, _digest(text) if name in long else text) for name, text in texts.items()]
+        for start in range(0, len(entries), _PARAM_BATCH):
+            self._client.log_batch(self.run_id, params=entries[start : start + _PARAM_BATCH])
+        if long:
+            self.text(json.dumps(long, indent=2, sort_keys=True), LONG_PARAMS)
+
+    def table(self, frame: pd.DataFrame, path: str) -> None:
+        """Keep `frame` as a CSV artifact, without its index; floats keep every digit."""
+        self.text(frame.to_csv(index=False), path)
+
+    def text(self, text: str, path: str) -> None:
+        """Keep `text` as an artifact at `path`, `/` between folders."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / PurePosixPath(path).name
+            file.write_bytes(text.encode())
+            self.file(file, path)
+
+    def file(self, source: Path, path: str) -> None:
+        """Keep a copy of the file `source` as an artifact at `path`, whose last part must be the file's own name."""
+        target = PurePosixPath(path)
+        if target.name != source.name:
+            raise ValueError(f"artifact {path!r} must end in the file's own name, {source.name!r}")
+        parent = None if target.parent == PurePosixPath(".") else str(target.parent)
+        self._client.log_artifact(self.run_id, str(source), parent)
+
+
+def _digest(text: str) -> str:
+    """What stands in the param for a text of 6,001 characters or more: equal texts keep equal params."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()} ({len(text):,} characters, whole in {LONG_PARAMS})"

@@ -1,0 +1,181 @@
+"""Open an MLflow store so that nothing can go wrong later: the address, the database, the experiment.
+
+Processes that open a database that does not exist yet race in MLflow's migration and destroy it, so the first open and
+the creation of an experiment happen under a file lock beside the database. Every way in which the store cannot be used
+is an `InputError` within seconds; MLflow alone would try again for minutes. Left out: credentials, which MLflow reads
+from its own environment variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from quant_sweep.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_ALLOWED = "use sqlite:///FOLDER/mlflow.db or the http(s) address of an MLflow server"
+_SQLITE = "sqlite:///"
+_PROBE_SECONDS = 5.0
+
+
+def absolute_uri(uri: str) -> str:
+    """A tracking URI that means the same from every working folder.
+
+    Raises:
+        InputError: not an SQLite file nor an http(s) address.
+    """
+    if uri.startswith(_SQLITE) and len(uri) > len(_SQLITE) and ":memory:" not in uri:
+        path, mark, options = uri.removeprefix(_SQLITE).partition("?")
+        return _SQLITE + str(Path(path).absolute()) + mark + options
+    if urlsplit(uri).scheme in ("http", "https") and urlsplit(uri).hostname:
+        return uri.rstrip("/")
+    raise InputError(f"tracking.uri={uri!r}: no store that can be used; {_ALLOWED}")
+
+
+def open_store(uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
+    """Connect, and create what is not there yet.
+
+    Args:
+        uri: as from `absolute_uri`.
+        experiment: its name.
+        artifacts: folder of a new experiment of a local store; a server keeps its own.
+
+    Returns:
+        the client and the experiment's id.
+
+    Raises:
+        InputError: the store cannot be reached or written, or the experiment was deleted.
+    """
+    database = _database(uri)
+    if database is not None:
+        make_folder(database.parent, "tracking.uri", uri)
+        make_folder(artifacts, "tracking.artifacts", str(artifacts))
+    location = artifacts.absolute().as_uri() if database is not None else None
+    with _opening(uri):
+        client = _client(uri)
+        found = _experiment_id(client, experiment)
+        return client, found if found is not None else _create(client, experiment, location)
+
+
+def open_existing(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """Connect to read; a misspelt name creates nothing.
+
+    Raises:
+        InputError: no such store or experiment; the message lists the experiments that are there.
+    """
+    database = _database(uri)
+    if database is not None and not database.is_file():
+        raise InputError(f"tracking.uri={uri!r}: no such database; run a sweep first, or name one that is there")
+    with _opening(uri):
+        client = _client(uri)
+        found = _experiment_id(client, experiment)
+        if found is None:
+            names = ", ".join(sorted(known.name for known in client.search_experiments())) or "none"
+            raise InputError(f"tracking.experiment={experiment!r}: no such experiment in {uri}; there are: {names}")
+        return client, found
+
+
+def make_folder(folder: Path, key: str, value: str) -> None:
+    """Create `folder`.
+
+    Raises:
+        InputError: naming `key` and `value`, if it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{key}={value!r}: cannot create the folder {folder} ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{key}={value!r}: the folder {folder} is read-only; choose one that you may write to")
+
+
+def _database(uri: str) -> Path | None:
+    """The file of an SQLite store; None for a server."""
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+@contextlib.contextmanager
+def _opening(uri: str) -> Iterator[None]:
+    """Probe the store, then let one process at a time open it; what MLflow raises becomes one line."""
+    database = _database(uri)
+    turn: AbstractContextManager[object] = contextlib.nullcontext()
+    if database is not None:
+        turn = FileLock(database.with_name(f".{database.name}.init.lock"))
+    with turn:
+        _probe(uri, database)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while MLflow is imported
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise InputError(f"tracking.uri={uri!r}: {_one_line(error)}; {_ALLOWED}") from error
+
+
+def _probe(uri: str, database: Path | None) -> None:
+    """One quick question to the store before MLflow, which is patient, asks."""
+    try:
+        if database is None:
+            _probe_server(uri)
+        else:
+            with contextlib.closing(sqlite3.connect(database, timeout=20.0)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"tracking.uri={uri!r}: cannot be used ({_one_line(error)}); {_ALLOWED}") from error
+
+
+def _probe_server(uri: str) -> None:
+    """Raise OSError unless something healthy answers; a refusal (4xx) is an answer, MLflow will say why."""
+    try:
+        urllib.request.urlopen(f"{uri}/health", timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str | None:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage != "active":
+        raise InputError(
+            f"tracking.experiment={name!r}: was deleted; choose another name, or bring it back with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
+    return str(found.experiment_id)
+
+
+def _create(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        found = _experiment_id(client, name)  # through a server another process may have been first
+        if found is None:
+            raise
+        return found
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]

@@ -1,0 +1,238 @@
+"""Find, record and read the runs of one experiment.
+
+The order of the writes is what makes a run countable: params first, then everything the work yields, then MLflow's
+status FINISHED, then the completion mark. A process that dies anywhere leaves no mark. Who records a key holds its
+lock; the system frees the lock of a killed process, and the next holder closes the run that was left open. Locks work
+between processes that share `lock_dir`; machines that share only a server may do the same point twice, and then the
+newest finished run counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from quant_sweep.tracking.recorder import Recorder
+from quant_sweep.tracking.store import absolute_uri, make_folder, open_existing, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+Kind: TypeAlias = Literal["point", "float", "train", "sweep"]
+Status: TypeAlias = Literal["finished", "failed", "killed", "running"]
+
+_KEY, _KIND, _MARK, _ERROR = (f"quant_sweep.{name}" for name in ("key", "kind", "complete", "error"))
+_PARENT = "mlflow.parentRunId"
+_PAGE = 1000  # runs in one request
+_LONGEST_ERROR = 1000  # characters
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose completion mark is there. Params are text, as MLflow keeps them."""
+
+    run_id: str
+    name: str
+    metrics: dict[str, float]
+    params: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """The runs of one experiment; open it with `Tracker.open`."""
+
+    client: MlflowClient
+    experiment_id: str
+    lock_dir: Path
+
+    @classmethod
+    def open(cls, uri: str, experiment: str, artifacts: Path, lock_dir: Path) -> Tracker:
+        """Connect to the store and create what is missing; safe in many processes at once.
+
+        Args:
+            uri: `sqlite:///path` (relative to the working folder, or absolute) or the http(s) address of a server.
+            experiment: name of the MLflow experiment.
+            artifacts: where a new experiment of a local store keeps its files; a server keeps its own.
+            lock_dir: folder of the lock files, shared by all processes that share the store.
+
+        Raises:
+            InputError: the store cannot be used; within seconds.
+        """
+        absolute = absolute_uri(uri)
+        make_folder(lock_dir, "tracking.lock_dir", str(lock_dir))
+        client, experiment_id = open_store(absolute, experiment, artifacts)
+        return cls(client, experiment_id, lock_dir.absolute())
+
+    def find_finished(self, key: str) -> FinishedRun | None:
+        """The newest run of `key` whose completion mark is there."""
+        query = f"tags.`{_KEY}` = '{_checked(key)}' and tags.`{_MARK}` = 'true'"
+        found = self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"], max_results=1)
+        if not found:
+            return None
+        run = found[0]
+        return FinishedRun(run.info.run_id, run.info.run_name or "", dict(run.data.metrics), dict(run.data.params))
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Let one process at a time work on `key`; waits for its turn. A killed process gives its turn up."""
+        lock = FileLock(self.lock_dir / f"{_checked(key)}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.info("waiting: another process works on %s", key)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def record(
+        self,
+        *,
+        kind: Kind,
+        key: str,
+        name: str,
+        params: Mapping[str, object],
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[Recorder]:
+        """Record one run; call it while you hold `lock(key)`.
+
+        Runs of `key` that a dead process left open are set to KILLED first. Leaving the block normally sets the
+        completion mark as the very last write; an exception leaves the run FAILED (KILLED for Ctrl-C) with its first
+        line in a tag, and goes on.
+
+        Args:
+            kind: what the run is.
+            key: names the work; letters, digits and `_.-`.
+            name: for people.
+            params: flat; values are kept as text.
+            parent: run id of the sweep that it belongs to.
+            tags: more tags.
+        """
+        self._close_left_open(key)
+        all_tags = {**(tags or {}), _KEY: key, _KIND: kind} | ({_PARENT: parent} if parent else {})
+        run_id = str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+        try:
+            recorder = Recorder(self.client, run_id)
+            recorder.params(params)
+            yield recorder
+        except BaseException as error:
+            self._end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED", error)
+            raise
+        self._finish(run_id)
+
+    def sweep(self, name: str) -> str:
+        """The run id of the parent of a multirun, created on the first call with this `name`."""
+        with self.lock(f"sweep-{_checked(name)}"):
+            query = f"tags.`{_KEY}` = '{name}' and tags.`{_KIND}` = 'sweep'"
+            found = self.client.search_runs([self.experiment_id], query, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            tags = {_KEY: name, _KIND: "sweep"}
+            return str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
+
+    def finish_sweep(self, name: str) -> None:
+        """Close the parent of a multirun, its jobs failed or not."""
+        self._finish(self.sweep(name))
+
+    def load_artifact(self, run_id: str, path: str) -> Path:
+        """A local file with the artifact `path`: the stored file, or a temporary copy of a server's. Do not write."""
+        return Path(self.client.download_artifacts(run_id, path))
+
+    def runs(self) -> pd.DataFrame:
+        """Every run of the experiment; see `read_runs`."""
+        return _frame(self.client, self.experiment_id)
+
+    def _finish(self, run_id: str) -> None:
+        self.client.set_terminated(run_id, "FINISHED")
+        self.client.set_tag(run_id, _MARK, "true")
+
+    def _end(self, run_id: str, status: str, error: BaseException) -> None:
+        """Note why a run ended. If even that fails, the error of the work is the one to see."""
+        lines = str(error).strip().splitlines() or [""]
+        try:
+            self.client.set_tag(run_id, _ERROR, f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR])
+            self.client.set_terminated(run_id, status)
+        except Exception:
+            _log.warning("run %s could not be set to %s", run_id, status, exc_info=True)
+
+    def _close_left_open(self, key: str) -> None:
+        query = f"tags.`{_KEY}` = '{_checked(key)}'"
+        for run in list(_search(self.client, self.experiment_id, query)):
+            if _status(run) == "running":
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def read_runs(uri: str, experiment: str) -> pd.DataFrame:
+    """Every run of an experiment that exists, one row each, oldest first.
+
+    Columns: run_id, name, kind, key, parent, status (finished, failed, killed or running), start_time (ms since 1970),
+    error, then `params.<name>` (text) and `metrics.<name>` (float), missing where a run has none. A run is `finished`
+    only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is one whose process
+    was killed and whose key nobody took up since.
+
+    Raises:
+        InputError: no such store or experiment; nothing is created.
+    """
+    return _frame(*open_existing(absolute_uri(uri), experiment))
+
+
+def _frame(client: MlflowClient, experiment_id: str) -> pd.DataFrame:
+    import pandas as pd
+
+    head = ["run_id", "name", "kind", "key", "parent", "status", "start_time", "error"]
+    rows = [_row(run) for run in _search(client, experiment_id) if _KIND in run.data.tags]
+    names = sorted({name for row in rows for name in row} - set(head))
+    return pd.DataFrame(rows, columns=head + names).sort_values(["start_time", "run_id"], ignore_index=True)
+
+
+def _row(run: Run) -> dict[str, object]:
+    tags = run.data.tags
+    return {
+        "run_id": run.info.run_id,
+        "name": run.info.run_name or "",
+        "kind": tags[_KIND],
+        "key": tags[_KEY],
+        "parent": tags.get(_PARENT, ""),
+        "status": _status(run),
+        "start_time": run.info.start_time,
+        "error": tags.get(_ERROR, ""),
+        **{f"params.{name}": text for name, text in run.data.params.items()},
+        **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
+    }
+
+
+def _status(run: Run) -> Status:
+    if run.data.tags.get(_MARK) == "true":
+        return "finished"
+    ended: dict[str, Status] = {"FAILED": "failed", "KILLED": "killed"}
+    return ended.get(run.info.status, "running")
+
+
+def _search(client: MlflowClient, experiment_id: str, query: str = "") -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _checked(key: str) -> str:
+    """A key becomes a file name and part of a query; both want plain letters."""
+    if not re.fullmatch(r"[\w.\-]{1,200}", key, re.ASCII):
+        raise ValueError(f"key {key!r} must be 1 to 200 letters, digits or _.-")
+    return key

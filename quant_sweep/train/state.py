@@ -1,0 +1,152 @@
+"""What a training keeps on disk, so that it can be used and continued.
+
+`best.safetensors` holds the state dict of the epoch with the best test accuracy and nothing else, ready for
+`model.checkpoint`; its metadata says which epoch. `last.safetensors` holds model and momentum after the last finished
+epoch, and in its metadata the recipe and the result of every epoch. No generator state is needed: each epoch draws
+from its own stream (see `loop`). `best` is written first, so a crash in between costs one epoch and no weights.
+"""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from quant_sweep.data.base import DataSet
+from quant_sweep.errors import InputError
+from quant_sweep.models.checkpoint import load_weights, read_checkpoint, read_metadata, write_checkpoint
+from quant_sweep.train.config import TrainConfig
+
+__all__ = ["Best", "EpochResult", "best_path", "identity", "last_path", "prepare_folder", "read_best", "resume", "save"]
+
+# one entry of metadata per file: safetensors writes several in any order, and equal trainings shall give equal bytes
+BEST = "best"
+TRAINING = "training"
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class EpochResult:
+    """One finished epoch.
+
+    epoch: from 1. lr: of its last step. train_loss: mean over the epoch's images, as augmented, label smoothing
+    included. train_accuracy, test_accuracy: percent. seconds: evaluation included. images_per_second: of training.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The epoch (from 1) whose weights `best.safetensors` holds, and its test accuracy in percent."""
+
+    epoch: int
+    accuracy: float
+
+
+def best_path(folder: Path) -> Path:
+    return folder / "best.safetensors"
+
+
+def last_path(folder: Path) -> Path:
+    return folder / "last.safetensors"
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder, and find out now whether files can be written there.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"outputs_dir={folder}: cannot be written ({reason}); give a writable folder") from error
+
+
+def identity(config: TrainConfig, data: DataSet) -> dict[str, Any]:
+    """What must be the same for a training to be continued."""
+    return {**{f"train.{k}": v for k, v in dataclasses.asdict(config).items()}, "data": data.fingerprint}
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    same: dict[str, Any],
+    history: list[EpochResult],
+    best: Best,
+) -> None:
+    """Write `last`, and before it `best` if the last epoch is the best one.
+
+    Raises:
+        ValueError: a weight is NaN or infinite; that file is not written.
+    """
+    if best.epoch == history[-1].epoch:
+        write_checkpoint(best_path(folder), model.state_dict(), {BEST: json.dumps(dataclasses.asdict(best))})
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    training = {"same": same, "epochs": [dataclasses.asdict(result) for result in history]}
+    write_checkpoint(last_path(folder), tensors, {TRAINING: json.dumps(training)})
+
+
+def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, same: dict[str, Any]) -> list[EpochResult]:
+    """Put model and optimizer where the last finished epoch left them; a fresh folder leaves them alone.
+
+    Returns:
+        The results of the epochs that are finished.
+
+    Raises:
+        InputError: the folder holds another recipe, other data or another model, or a damaged file.
+    """
+    last = last_path(folder)
+    if not last.exists():
+        return []
+    training = json.loads(read_metadata(last)[TRAINING])
+    _check_same(last, training["same"], same)
+    stored = read_checkpoint(last)
+    state = {n.removeprefix("model."): t for n, t in stored.items() if n.startswith("model.")}
+    load_weights(model, state, str(last))
+    for name, parameter in model.named_parameters():
+        if f"momentum.{name}" in stored:
+            # in the memory layout of the parameter, as SGD would have made it
+            momentum = torch.empty_like(parameter).copy_(stored[f"momentum.{name}"])
+            optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+    return [EpochResult(**epoch) for epoch in training["epochs"]]
+
+
+def read_best(folder: Path) -> Best:
+    """Which epoch the best weights are from.
+
+    Raises:
+        InputError: the file is gone or damaged.
+    """
+    path = best_path(folder)
+    if not path.exists():
+        raise InputError(f"outputs_dir: {path} is missing beside {last_path(folder).name}; remove both to train anew")
+    return Best(**json.loads(read_metadata(path)[BEST]))
+
+
+def _check_same(last: Path, stored: dict[str, Any], same: dict[str, Any]) -> None:
+    different = [f"{key}={same.get(key)} (was {stored.get(key)})" for key in same if same[key] != stored.get(key)]
+    if different:
+        raise InputError(
+            f"{', '.join(different)}: {last} was begun otherwise; "
+            "continue with the same values, or remove the folder to train anew"
+        )

@@ -1,0 +1,118 @@
+"""What must hold between processes: each point once, and a killed one is neither lost nor counted."""
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from filelock import FileLock, Timeout
+from test_store import free_port, open_tracker
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def start(mode: str, folder: Path, *keys: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(WORKER), mode, str(folder), *keys]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_four_processes_on_a_store_that_does_not_exist(tmp_path: Path) -> None:
+    keys = ["a", "b", "c", "d", "e"]
+    workers = [start("work", tmp_path, *keys[turn:], *keys[:turn]) for turn in range(4)]
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, outputs
+    assert sorted("".join(out for out, _ in outputs).split()) == keys
+
+    runs = open_tracker(tmp_path).runs()
+    points = runs[runs["kind"] == "point"]
+    assert sorted(points["key"]) == keys
+    assert set(points["status"]) == {"finished"}
+    assert (runs["kind"] == "sweep").sum() == 1
+    assert set(points["parent"]) == set(runs.loc[runs["kind"] == "sweep", "run_id"])
+
+
+def test_a_killed_process_leaves_nothing_finished_and_no_lock(tmp_path: Path) -> None:
+    dead = start("die", tmp_path, "a")
+    dead.communicate(timeout=60)
+    assert dead.returncode == -signal.SIGKILL
+    tracker = open_tracker(tmp_path)
+    assert tracker.find_finished("a") is None
+    assert list(tracker.runs().query("kind == 'point'")["status"]) == ["running"]
+
+    second = start("work", tmp_path, "a")
+    assert second.communicate(timeout=60)[0].split() == ["a"]
+    assert tracker.find_finished("a") is not None
+    assert list(tracker.runs().query("kind == 'point'")["status"]) == ["killed", "finished"]
+
+
+def test_a_key_is_taken_while_another_process_works_on_it(tmp_path: Path) -> None:
+    other = start("hang", tmp_path, "a")
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip()
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "locks" / "a.lock").acquire(timeout=0.2)
+    finally:
+        other.kill()
+        other.communicate()
+    with open_tracker(tmp_path).lock("a"):
+        pass  # free again
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "kept")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = (folder / "server.log").open("w")
+    server = subprocess.Popen(
+        command, env={**os.environ, **quiet}, cwd=folder, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        wait_until_healthy(server, f"http://127.0.0.1:{port}", seconds=90)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+        log.close()
+
+
+def wait_until_healthy(server: "subprocess.Popen[bytes]", address: str, seconds: float) -> None:
+    end = monotonic() + seconds
+    while monotonic() < end:
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=2).close()
+        except OSError:
+            sleep(0.3)
+        else:
+            return
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.slow
+def test_a_real_server(tmp_path: Path) -> None:
+    with mlflow_server(tmp_path) as address:
+        tracker = open_tracker(tmp_path, address)
+        with tracker.record(kind="point", key="a", name="a", params={"bits": 4}) as recorder:
+            recorder.metrics({f"scale/layer{i}": 0.5 for i in range(120)})
+            recorder.text("index,class\n0,3\n", "tables/predictions.csv")
+        with (
+            pytest.raises(RuntimeError, match="gone"),
+            tracker.record(kind="point", key="b", name="b", params={"bits": 3}),
+        ):
+            raise RuntimeError("gone")
+        done = open_tracker(tmp_path, address + "/").find_finished("a")
+        assert done is not None
+        assert len(done.metrics) == 120
+        assert tracker.load_artifact(done.run_id, "tables/predictions.csv").read_text() == "index,class\n0,3\n"
+        assert list(tracker.runs()["status"]) == ["finished", "failed"]
+    assert any((tmp_path / "kept").rglob("predictions.csv"))
+    assert not (tmp_path / "artifacts").exists()

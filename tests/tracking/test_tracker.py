@@ -1,0 +1,178 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+from unittest.mock import patch
+
+import pandas as pd
+import pytest
+from test_store import open_tracker
+
+from quant_sweep.tracking import Tracker
+from quant_sweep.tracking.recorder import clean_names
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for the module: to create one takes two seconds. Each test has its own experiment in it."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def tracker(store: Path, request: pytest.FixtureRequest) -> Tracker:
+    return open_tracker(store, experiment=request.node.name)
+
+
+def test_a_finished_run_is_found_with_everything(tracker: Tracker) -> None:
+    frame = pd.DataFrame({"image": [0, 1], "score": [0.1, 1 / 3]})
+    params = {"bits": 4, "observer": "mse", "data.root": "", "force": False}
+    with tracker.record(kind="point", key="k", name="mse 4", params=params, tags={"host": "x"}) as recorder:
+        assert tracker.find_finished("k") is None
+        recorder.metrics({"accuracy": 90.5, "scale/layer1.0.conv1.output": 0.25})
+        recorder.table(frame, "tables/predictions.csv")
+    done = tracker.find_finished("k")
+    assert done is not None
+    assert (done.run_id, done.name) == (recorder.run_id, "mse 4")
+    assert done.params == {"bits": "4", "observer": "mse", "data.root": "", "force": "False"}
+    assert done.metrics == {"accuracy": 90.5, "scale/layer1.0.conv1.output": 0.25}
+    pd.testing.assert_frame_equal(pd.read_csv(tracker.load_artifact(done.run_id, "tables/predictions.csv")), frame)
+    row = tracker.runs().iloc[0]
+    assert (row["status"], row["kind"], row["key"], row["params.bits"]) == ("finished", "point", "k", "4")
+    assert row["metrics.accuracy"] == 90.5
+    assert tracker.client.get_run(done.run_id).data.tags["host"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("bad\nsecond line"), "failed"), (KeyboardInterrupt(), "killed")]
+)
+def test_an_exception_is_noted_and_goes_on(tracker: Tracker, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), tracker.record(kind="point", key="k", name="n", params={"bits": 3}):
+        raise error
+    assert tracker.find_finished("k") is None
+    row = tracker.runs().iloc[0]
+    assert row["status"] == status
+    assert row["params.bits"] == "3"
+    assert row["error"] == ("ValueError: bad" if status == "failed" else "KeyboardInterrupt: ")
+
+
+def test_the_status_finished_of_mlflow_is_no_proof(tracker: Tracker) -> None:
+    with (
+        patch.object(type(tracker.client), "set_tag", side_effect=ConnectionError("cut")),
+        pytest.raises(ConnectionError),
+        tracker.record(kind="point", key="k", name="n", params={}),
+    ):
+        pass
+    assert tracker.client.search_runs([tracker.experiment_id])[0].info.status == "FINISHED"
+    assert tracker.find_finished("k") is None
+    assert list(tracker.runs()["status"]) == ["running"]
+    with tracker.record(kind="point", key="k", name="n", params={}):
+        pass
+    assert list(tracker.runs()["status"]) == ["killed", "finished"]
+
+
+def test_the_newest_finished_run_is_found(tracker: Tracker) -> None:
+    for accuracy in (1.0, 2.0):
+        with tracker.record(kind="point", key="k", name="n", params={}) as recorder:
+            recorder.metrics({"accuracy": accuracy})
+    with pytest.raises(RuntimeError), tracker.record(kind="point", key="k", name="n", params={}):
+        raise RuntimeError
+    done = tracker.find_finished("k")
+    assert done is not None
+    assert done.metrics == {"accuracy": 2.0}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_not_finite_fails_the_run(tracker: Tracker, bad: float) -> None:
+    with (
+        pytest.raises(ValueError, match="scale/conv1 is"),
+        tracker.record(kind="point", key="k", name="n", params={}) as recorder,
+    ):
+        recorder.metrics({"accuracy": 90.0, "scale/conv1": bad})
+    row = tracker.runs().iloc[0]
+    assert row["status"] == "failed"
+    assert "metrics.accuracy" not in row
+
+
+def test_many_metrics_are_one_request(tracker: Tracker) -> None:
+    with tracker.record(kind="point", key="k", name="n", params={}) as recorder:
+        with patch.object(
+            type(tracker.client), "log_batch", autospec=True, side_effect=type(tracker.client).log_batch
+        ) as log:
+            recorder.metrics({f"scale/layer{i}": 1.0 for i in range(120)})
+            assert log.call_count == 1
+        recorder.metrics({f"zero_point/layer{i}": float(i) for i in range(2001)})
+    done = tracker.find_finished("k")
+    assert done is not None
+    assert len(done.metrics) == 2121
+    assert done.metrics["zero_point/layer2000"] == 2000.0
+
+
+def test_names_fit_mlflow(tracker: Tracker) -> None:
+    with tracker.record(kind="point", key="k", name="n", params={"overrides[0]": 1}) as recorder:
+        recorder.metrics({"scale/layers[1]#x": 1.0})
+    done = tracker.find_finished("k")
+    assert done is not None
+    assert "scale/layers_1__x" in done.metrics
+    assert done.params == {"overrides_0_": "1"}
+    with pytest.raises(ValueError, match="a\\[1"):
+        clean_names({"a[1": 0, "a]1": 0})
+
+
+def test_a_long_param_is_kept_whole(tracker: Tracker) -> None:
+    text = "x" * 7000
+    with tracker.record(kind="point", key="k", name="n", params={"overrides": text}) as recorder:
+        pass
+    done = tracker.find_finished("k")
+    assert done is not None
+    assert done.params["overrides"].startswith("sha256:")
+    assert text in tracker.load_artifact(recorder.run_id, "long_params.json").read_text()
+
+
+def test_a_sweep_is_one_parent(tracker: Tracker) -> None:
+    parent = tracker.sweep("2026-11-23")
+    assert tracker.sweep("2026-11-23") == parent
+    assert tracker.sweep("another") != parent
+    with tracker.record(kind="point", key="k", name="n", params={}, parent=parent):
+        pass
+    runs = tracker.runs().set_index("run_id")
+    assert runs.loc[parent, "status"] == "running"
+    assert list(runs.query("kind == 'point'")["parent"]) == [parent]
+    tracker.finish_sweep("2026-11-23")
+    assert tracker.runs().set_index("run_id").loc[parent, "status"] == "finished"
+
+
+def test_a_file_keeps_its_name(tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"123")
+    with tracker.record(kind="train", key="k", name="n", params={}) as recorder:
+        recorder.file(tmp_path / "model.bin", "weights/model.bin")
+        with pytest.raises(ValueError, match="own name"):
+            recorder.file(tmp_path / "model.bin", "weights/other.bin")
+    assert tracker.load_artifact(recorder.run_id, "weights/model.bin").read_bytes() == b"123"
+
+
+@pytest.mark.parametrize("key", ["", "a/b", "a'b", "a" * 201, "a\n"])
+def test_a_key_that_is_no_file_name(tracker: Tracker, key: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        tracker.find_finished(key)
+
+
+def test_an_empty_experiment_has_the_head_columns(tracker: Tracker) -> None:
+    runs = tracker.runs()
+    assert runs.empty
+    assert {"run_id", "kind", "key", "status", "start_time", "error"} <= set(runs.columns)
+
+
+def test_find_finished_stays_fast(tracker: Tracker) -> None:
+    for index in range(60):
+        with tracker.record(kind="point", key=f"k{index}", name="n", params={"bits": 4}) as recorder:
+            recorder.metrics({f"scale/layer{i}": 1.0 for i in range(120)})
+    begin = perf_counter()
+    for index in range(20):
+        assert tracker.find_finished(f"k{index}") is not None
+    assert (perf_counter() - begin) / 20 < 0.1  # measured: 0.01 s
+
+
+def test_importing_the_package_does_not_import_mlflow() -> None:
+    code = "import sys, quant_sweep.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
