@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quant_sweep.affine import grid_of_range
 from quant_sweep.histogram import Histogram
-from quant_sweep.spec import QuantSpec
+from quant_sweep.spec import QParams, QuantSpec
 
 # Levels that one pass keeps in memory: bounds the search over thousands of channels to a few hundred MB.
 _LEVELS_AT_ONCE = 2**21
@@ -112,3 +112,24 @@ def expected_squared_error(histogram: Histogram, lo: Tensor, hi: Tensor, spec: Q
         for s, z in zip(scale.split(at_once, dim=1), zero_point.split(at_once, dim=1), strict=True)
     ]
     return torch.cat(errors, dim=1)
+
+
+def sqnr_db_of(histogram: Histogram, qparams: QParams) -> Tensor:
+    """Signal-to-quantization-noise ratio that a per-tensor grid gives the values of a histogram, dB, float64 ().
+
+    +inf where no error is left, NaN where there is no signal either; `affine.sqnr_db` is the same from the values.
+    """
+    moments, spec = Moments.of(histogram), qparams.spec
+    codes = torch.arange(spec.qmin, spec.qmax + 1, dtype=torch.float64)
+    levels = qparams.scale.to(torch.float64) * (codes - qparams.zero_point)
+    noise = moments.squared_error(levels[None, None, :]).squeeze()
+    return 10 * torch.log10(moments.below[2, 0, -1] / noise)
+
+
+def clipped_fraction_of(histogram: Histogram, qparams: QParams) -> Tensor:
+    """Share of a histogram's values that lie more than half a step outside a per-tensor grid, float64 ()."""
+    half = qparams.scale.to(torch.float64) / 2
+    ends = torch.stack([qparams.lo.to(torch.float64) - half, qparams.hi.to(torch.float64) + half])
+    below_lo, below_hi = Moments.of(histogram).at(ends[None, :])[0, 0]
+    total = histogram.total.squeeze().to(torch.float64)
+    return (below_lo + total - below_hi) / total

@@ -80,6 +80,8 @@ class Histogram:
         exponent = _smallest_exponent(lo, hi, bins)
         first = _bin_index(lo.clamp(max=0.0), exponent)
         index = torch.floor(values * _inverse_width(exponent)[:, None].to(values.device)).to(torch.int32)
+        if bool((exponent > 0).any()):  # then a tiny negative value may underflow to -0.0, which floor leaves at 0
+            index -= ((values < 0) & (index == 0)).to(torch.int32)
         offset = torch.arange(len(lo)) * bins - first
         index += offset[:, None].to(values.device, torch.int32)
         counts = torch.bincount(index.flatten(), minlength=len(lo) * bins)

@@ -89,6 +89,10 @@ class QParams:
         if bool(((zero_point < spec.qmin) | (zero_point > spec.qmax)).any()):
             raise InputError(f"QParams: zero_point must lie in [{spec.qmin}, {spec.qmax}], got {zero_point.tolist()}")
 
+    def to(self, device: torch.device) -> QParams:
+        """The same grid, on another device."""
+        return QParams(self.scale.to(device), self.zero_point.to(device), self.spec)
+
     @property
     def lo(self) -> Tensor:
         """Smallest real value on the grid, shaped like scale."""

@@ -1,13 +1,16 @@
-"""One mechanism for everything that looks at, or changes, the tensors at the quantization points."""
+"""One mechanism for everything that looks at, or changes, the tensors at the quantization points, and one for weights."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 
+import torch
 from torch import fx, nn
 
+from quant_sweep.affine import fake_quantize
 from quant_sweep.graph.points import QuantGraph
+from quant_sweep.spec import QParams
 
 
 def insert_at_points(graph: QuantGraph, modules: Mapping[str, nn.Module]) -> fx.GraphModule:
@@ -37,3 +40,16 @@ def insert_at_points(graph: QuantGraph, modules: Mapping[str, nn.Module]) -> fx.
     result.graph.lint()
     result.recompile()
     return result
+
+
+@torch.no_grad()
+def put_weights_on_grid(network: nn.Module, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
+    """Replace the weights of `network`, a copy of the graph's, by the nearest values of their grids.
+
+    Args:
+        qparams: by tensor name; a weight without an entry stays as it is.
+    """
+    for point in graph.weights:
+        if point.name in qparams:
+            weight = network.get_parameter(point.name)
+            weight.copy_(fake_quantize(weight, qparams[point.name].to(weight.device)))

@@ -43,6 +43,8 @@ def _threshold(histogram: Histogram, channel: int, spec: QuantSpec) -> float:
     zero = int((index == 0).nonzero())
     counts[zero] = torch.minimum(counts[zero], counts[(zero + 1) % len(counts)])
     occupied = index[counts > 0]
+    if len(occupied) == 0:  # nothing but zeros, or values too small to be told from 0
+        return float(max(-histogram.lo[channel], histogram.hi[channel]))
     lowest, highest = min(int(occupied[0]), 0), max(int(occupied[-1]) + 1, 0)
     reach = max(-lowest, highest)
     if spec.symmetric:
@@ -82,4 +84,5 @@ def _divergence(counts: Tensor, index: Tensor, begin: Tensor, end: Tensor, codes
     q = q / q.sum(dim=1, keepdim=True).clamp(min=1.0)
     # An outermost bin that is empty inside but receives outliers has no Q: count it as one value, not as impossible.
     q = q.clamp(min=1.0 / float(counts.sum()))
-    return torch.special.xlogy(p, p / q).sum(dim=1)
+    divergence = torch.special.xlogy(p, p / q).sum(dim=1)
+    return torch.where(inside.any(dim=1), divergence, torch.inf)  # a range that holds no value says nothing

@@ -55,7 +55,8 @@ class Hist(Observer):
         cells = self.dst_bins or spec.steps + 1
         ranges = [_search(_channel(histogram, c), cells) for c in range(len(histogram.lo))]
         lo, hi = torch.tensor(ranges, dtype=torch.float64).to(torch.float32).unbind(dim=1)
-        return torch.maximum(lo, histogram.lo), torch.minimum(hi, histogram.hi)
+        # Both ends both ways: a search over coarse cells may stop beside the one bin of a constant tensor.
+        return lo.clamp(histogram.lo, histogram.hi), hi.clamp(histogram.lo, histogram.hi)
 
 
 def _channel(histogram: Histogram, channel: int) -> Histogram:

@@ -1,0 +1,107 @@
+"""Collect once, search many: from images to summaries, from summaries to grids.
+
+`calibrate` runs the float network once over the calibration images and leaves a summary of every tensor that will be
+quantized; `choose_qparams` then answers any observer at any bit width from them. The original study's way, where the
+answer for a tensor depends on the grids chosen upstream, is in `calibrate_sequentially.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from quant_sweep.affine import qparams_from_range
+from quant_sweep.errors import InputError
+from quant_sweep.graph import QuantGraph, insert_at_points
+from quant_sweep.observers import Observer
+from quant_sweep.spec import QParams, QuantSpec
+from quant_sweep.summary import Collector, Summary, summarize_channels
+
+# A channel of a weight has few values, so few bins already part them.
+_WEIGHT_BINS = 1024
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A network and what calibration saw of it.
+
+    Attributes:
+        graph: the float network with its quantization points.
+        summaries: by the name of each activation point.
+    """
+
+    graph: QuantGraph
+    summaries: Mapping[str, Summary]
+
+
+@torch.no_grad()
+def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
+    """One float pass.
+
+    Args:
+        graph: the network.
+        batches: normalised images, float32 (n, channels, height, width) each, on the device to use.
+
+    Raises:
+        InputError: there is no batch, or a tensor holds NaN or infinity (the message names it).
+    """
+    recorders = {point.name: _Record(point.name) for point in graph.activations}
+    network: fx.GraphModule | None = None
+    for batch in batches:
+        if network is None:
+            network = insert_at_points(graph, recorders).to(batch.device)
+        network(batch)
+    return Calibration(graph, {name: recorder.collector.summary() for name, recorder in recorders.items()})
+
+
+def choose_qparams(
+    calibration: Calibration, specs: Mapping[str, QuantSpec], observer: Observer, weight_observer: Observer
+) -> dict[str, QParams]:
+    """Grids for all activations and weights, by tensor name, from summaries alone.
+
+    Raises:
+        InputError: a weight holds NaN or infinity (the message names it).
+    """
+    activations = {name: observe(summary, specs[name], observer) for name, summary in calibration.summaries.items()}
+    return activations | choose_weight_qparams(calibration.graph, specs, weight_observer)
+
+
+def choose_weight_qparams(
+    graph: QuantGraph, specs: Mapping[str, QuantSpec], weight_observer: Observer
+) -> dict[str, QParams]:
+    """Grids for all weights, by tensor name; raises as `choose_qparams`."""
+    qparams = {}
+    for point in graph.weights:
+        weight, spec = graph.module.get_submodule(point.module).weight, specs[point.name]
+        assert isinstance(weight, Tensor)
+        try:
+            summary = summarize_channels(weight, spec.channel_axis, _WEIGHT_BINS)
+        except InputError as error:
+            raise InputError(f"{point.name}: {error}") from error
+        qparams[point.name] = observe(summary, spec, weight_observer)
+    return qparams
+
+
+def observe(summary: Summary, spec: QuantSpec, observer: Observer) -> QParams:
+    """The grid that `observer` wants for one tensor."""
+    lo, hi = observer.range(summary, spec)
+    return qparams_from_range(lo, hi, spec) if spec.channel_axis is not None else qparams_from_range(lo[0], hi[0], spec)
+
+
+class _Record(nn.Module):
+    """Summarizes what passes, and passes it on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.collector = Collector()
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            self.collector.update(x)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
+        return x

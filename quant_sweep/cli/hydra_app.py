@@ -1,0 +1,65 @@
+"""What the commands share: where the config lies, and how errors of the person who types are shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from quant_sweep.cli import schema
+from quant_sweep.errors import InputError
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def config_folder() -> Path:
+    """The config tree: inside an installed package, or beside it in a checkout."""
+    installed = _PACKAGE / "conf"
+    return installed if installed.is_dir() else _PACKAGE.parent / "conf"
+
+
+def run_hydra(command: str, config_name: str, job: Callable[[DictConfig], None]) -> None:
+    """Run `job` under Hydra; a mistake in what was typed ends the program with one line and exit code 2.
+
+    Other exceptions are faults of the program and keep their traceback.
+    """
+    schema.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
+    except InputError as error:
+        _stop(command, str(error))
+    except OmegaConfBaseException as error:
+        _stop(command, _config_error(error))
+    except HydraException as error:
+        cause = error.__cause__
+        _stop(command, _config_error(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(command, f"{error.filename}: {error.strerror}; choose outputs_dir and tracking.* where you may write")
+
+
+def _config_error(error: OmegaConfBaseException) -> str:
+    """One line with key, value and what is allowed."""
+    key, value = error.full_key, getattr(error, "value", None)
+    allowed = _one_line(error)
+    if "bits_" in allowed:
+        allowed = "allowed are the whole numbers 2 to 16"
+    return f"{key}={value}: {allowed}" if value is not None else f"{key}: {allowed}"
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type", "reference")))
+
+
+def _stop(command: str, message: str) -> None:
+    print(f"{command}: {message}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,30 @@
+"""`quant-sweep-report`: rebuild the table and the plots from MLflow alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markdown import Markdown
+
+from quant_sweep.cli.hydra_app import run_hydra
+from quant_sweep.report import build_report
+from quant_sweep.tracking import read_runs
+
+
+def main() -> None:
+    """Entry point."""
+    run_hydra("quant-sweep-report", "report_config", show_report)
+
+
+def show_report(cfg: DictConfig) -> None:
+    """Write the report of an experiment below `outputs_dir` and print its table."""
+    folder = Path(cfg.outputs_dir) / "report" / cfg.tracking.experiment
+    report = build_report(read_runs(cfg.tracking.uri, cfg.tracking.experiment), folder)
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(report.text))
+    else:
+        print(report.text)  # unwrapped, for a file or a pipe
+    print(f"Report: {folder / 'report.md'}")

@@ -1,0 +1,58 @@
+"""`quant-sweep`: one run, or with -m a whole sweep, its report at the end."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from quant_sweep.cli.hydra_app import run_hydra
+from quant_sweep.cli.report import show_report
+from quant_sweep.errors import InputError
+from quant_sweep.run import open_tracker, run_point
+
+log = logging.getLogger(__name__)
+_multirun: ContextVar[DictConfig | None] = ContextVar("_multirun", default=None)
+
+
+class RememberMultirun(Callback):
+    """Keeps the config of a multirun for its end: Hydra itself tells of the end only if no job failed."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _multirun.set(config)
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        run_hydra("quant-sweep", "config", _job)
+    finally:
+        config = _multirun.get()
+        if config is not None:
+            _finish_multirun(config)
+
+
+def _job(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return run_point(cfg, sweep=None)
+    try:
+        return run_point(cfg, sweep=Path(HydraConfig.get().sweep.dir).name)
+    except InputError as error:
+        log.error("%s", error)
+        raise
+    except Exception:
+        # A multirun goes on after a failed job and prints only the first traceback: leave word of each.
+        log.exception("failed: %s", " ".join(HydraConfig.get().overrides.task))
+        raise
+
+
+def _finish_multirun(config: DictConfig) -> None:
+    """Close the sweep and show the table of all runs of the experiment, failed jobs or not."""
+    open_tracker(config).finish_sweep(Path(config.hydra.sweep.dir).name)
+    show_report(config)

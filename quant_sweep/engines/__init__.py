@@ -1,0 +1,7 @@
+"""Engines: the same grids, several ways to compute with them. One file each."""
+
+from quant_sweep.engines.base import Engine, Flow
+from quant_sweep.engines.builtin import Builtin
+from quant_sweep.engines.simulate import Simulate
+
+__all__ = ["Builtin", "Engine", "Flow", "Simulate"]

@@ -1,0 +1,161 @@
+"""From config nodes to objects: the only place where a config names what is built.
+
+Data set and model are built once per process and serve every point of a multirun that names them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from torch import nn
+
+from quant_sweep.data import DataSet
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.models import load_weights, read_checkpoint, weights_digest
+
+_ALLOWED = "quant_sweep."
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """The node with its interpolations resolved.
+
+    Raises:
+        InputError: a value that must be given is not.
+    """
+    try:
+        container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key}=???: it must be given") from error
+    assert isinstance(container, dict)
+    return {str(key): _enum_value(value) for key, value in container.items()}
+
+
+def _enum_value(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def build(group: str, node: Mapping[str, Any], **more: Any) -> Any:
+    """Call the node's `_target_` with its other values, except `name`.
+
+    Args:
+        group: the config group, for messages.
+        node: resolved.
+        more: further keyword arguments.
+
+    Raises:
+        InputError: the target is not of this package, or it refuses its values.
+    """
+    target = str(node.get("_target_", ""))
+    if not target.startswith(_ALLOWED):
+        raise InputError(f"{group}._target_={target!r}: a config builds {_ALLOWED}* only")
+    try:
+        return instantiate({key: value for key, value in node.items() if key != "name"}, **more, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, TypeError):
+            raise InputError(f"{group}={dict(node)}: {error.__cause__}") from error.__cause__
+        if not isinstance(error.__cause__, InputError):
+            raise (error.__cause__ or error) from None
+        message = str(error.__cause__)
+        is_named = message.startswith((f"{group}.", f"{group}=")) or "=" not in message.split(":")[0]
+        raise InputError(message if is_named else f"{group}.{message}") from error.__cause__
+
+
+def load_data(node: DictConfig) -> DataSet:
+    """The data set that `data=` names."""
+    return _data_set(json.dumps(plain(node), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _data_set(node: str) -> DataSet:
+    settings = json.loads(node)
+    data = build("data", settings, name=settings["name"])
+    assert isinstance(data, DataSet)
+    return data
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A trained float model.
+
+    Attributes:
+        module: in evaluation mode; not to be changed.
+        digest: hash of its weights and of what it computes, as traced.
+    """
+
+    module: nn.Module
+    digest: str
+
+    @functools.lru_cache(maxsize=len(Fusion))  # noqa: B019  (lives as long as the one model of the process)
+    def graph(self, fusion: Fusion) -> QuantGraph:
+        """The model with the quantization points of `fusion`."""
+        return quantizable(self.module, fusion)
+
+
+def load_model(node: DictConfig, data: DataSet) -> LoadedModel:
+    """The trained model that `model=` names, for the classes and channels of `data`.
+
+    Raises:
+        InputError: there is no checkpoint, or it does not fit; or the model cannot be traced.
+    """
+    return _trained(json.dumps(plain(node), sort_keys=True), len(data.classes), len(data.mean))
+
+
+@functools.lru_cache(maxsize=1)
+def _trained(node: str, num_classes: int, in_channels: int) -> LoadedModel:
+    settings = json.loads(node)
+    checkpoint = settings["checkpoint"]
+    if checkpoint is None and not brings_own_weights(settings):
+        raise InputError(
+            "model.checkpoint=null: nothing is said about the weights; give a file"
+            + (", or model.weights=DEFAULT for torchvision's" if "weights" in settings else "")
+        )
+    state = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
+    module = new_model(settings, num_classes, in_channels).eval()
+    if state:
+        load_weights(module, state, str(checkpoint))
+    _check_finite(module)
+    code = str(quantizable(module, Fusion.none).module.graph)
+    return LoadedModel(module, hashlib.sha256(f"{weights_digest(module)}{code}".encode()).hexdigest())
+
+
+def brings_own_weights(settings: Mapping[str, Any]) -> bool:
+    """Whether the model comes trained: torchvision's own weights, or a user's callable, who knows what it returns."""
+    return settings.get("weights") is not None or "factory" in settings
+
+
+def new_model(settings: Mapping[str, Any], num_classes: int, in_channels: int) -> nn.Module:
+    """The architecture, with whatever weights its factory gives it."""
+    node = {key: value for key, value in settings.items() if key != "checkpoint"}
+    module = build("model", node, num_classes=num_classes, in_channels=in_channels)
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def _check_finite(module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"model: {name} holds NaN or infinity; only finite weights can be quantized")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `device=` names; auto takes a GPU where there is one.
+
+    Raises:
+        InputError: cuda is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda: no GPU can be used here; allowed are cpu and auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
