@@ -74,7 +74,8 @@ class Moments:
         moments = self.at(between.flatten(1)).reshape(3, channels, candidates, count + 1)
         m0, m1, m2 = torch.diff(moments, dim=3)
         # Differences of large sums leave rounding noise, which may be below zero.
-        return (m2 - 2 * levels * m1 + levels**2 * m0).sum(dim=2).clamp(min=0.0)
+        error: Tensor = m2 - 2 * levels * m1 + levels**2 * m0
+        return error.sum(dim=2).clamp(min=0.0)
 
     def squared_error_of_fine_grid(self, lo: Tensor, hi: Tensor, step: Tensor) -> Tensor:
         """The same where steps are narrower than bins: step**2 / 12 a value inside [lo, hi], exact outside.
@@ -123,7 +124,9 @@ def sqnr_db_of(histogram: Histogram, qparams: QParams) -> Tensor:
     codes = torch.arange(spec.qmin, spec.qmax + 1, dtype=torch.float64)
     levels = qparams.scale.to(torch.float64) * (codes - qparams.zero_point)
     noise = moments.squared_error(levels[None, None, :]).squeeze()
-    return 10 * torch.log10(moments.below[2, 0, -1] / noise)
+    signal = moments.below[2, 0, -1]
+    decibels: Tensor = 10 * torch.log10(signal / noise)
+    return decibels
 
 
 def clipped_fraction_of(histogram: Histogram, qparams: QParams) -> Tensor:

@@ -57,7 +57,7 @@ class Point:
 
     def params(self) -> dict[str, object]:
         """Every config axis by its name on the command line, and what the machine decided."""
-        facts = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+        facts: dict[str, object] = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
         if isinstance(self.engine, Flow):
             facts |= self.engine.facts()
         named = {f"engine.{name}": value for name, value in facts.items()} | {"device": self.device.type}

@@ -62,7 +62,7 @@ def assign_specs(graph: QuantGraph, scheme: Scheme, widths: BitWidths) -> dict[s
     for name in widths.overrides:
         if not any(_covers(name, tensor) for tensor in graph.names):
             known = ", ".join(graph.names)
-            raise InputError(f"overrides.{name}: no quantized tensor has this name or begins with it; there are {known}")
+            raise InputError(f"overrides.{name}: no quantized tensor is called or begins like this; there are {known}")
     specs = {p.name: scheme.activation(_bits(p.name, widths.activations, widths.overrides)) for p in graph.activations}
     return specs | {p.name: scheme.weight(_bits(p.name, widths.weights, widths.overrides)) for p in graph.weights}
 

@@ -45,12 +45,13 @@ class QuantSpec:
     @property
     def qmin(self) -> int:
         """Lowest code."""
-        return (-(2 ** (self.bits - 1)) if self.signed else 0) + int(self.narrow_range)
+        lowest = -(1 << (self.bits - 1)) if self.signed else 0
+        return lowest + int(self.narrow_range)
 
     @property
     def qmax(self) -> int:
         """Highest code."""
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
 
     @property
     def steps(self) -> int:
@@ -78,7 +79,7 @@ class QParams:
     def __post_init__(self) -> None:
         scale, zero_point, spec = self.scale, self.zero_point, self.spec
         if scale.dtype != torch.float32 or zero_point.dtype != torch.int32:
-            raise InputError(f"QParams: scale must be float32 and zero_point int32, got {scale.dtype}, {zero_point.dtype}")
+            raise InputError(f"QParams: must be float32 scale, int32 zero_point, got {scale.dtype}, {zero_point.dtype}")
         if scale.shape != zero_point.shape or scale.dim() != (0 if spec.channel_axis is None else 1):
             raise InputError(
                 f"QParams: scale {tuple(scale.shape)} and zero_point {tuple(zero_point.shape)} must both be "

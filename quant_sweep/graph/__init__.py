@@ -3,4 +3,12 @@
 from quant_sweep.graph.insert import insert_at_points, put_weights_on_grid
 from quant_sweep.graph.points import ActivationPoint, Fusion, QuantGraph, WeightPoint, quantizable
 
-__all__ = ["ActivationPoint", "Fusion", "QuantGraph", "WeightPoint", "insert_at_points", "put_weights_on_grid", "quantizable"]
+__all__ = [
+    "ActivationPoint",
+    "Fusion",
+    "QuantGraph",
+    "WeightPoint",
+    "insert_at_points",
+    "put_weights_on_grid",
+    "quantizable",
+]

@@ -33,7 +33,9 @@ def fold_batch_norms(traced: fx.GraphModule) -> None:
             continue
         linear, norm = modules[str(layer.target)], modules[str(node.target)]
         fuse = fuse_conv_bn_eval if isinstance(linear, _CONVOLUTIONS) else fuse_linear_bn_eval
-        _replace_module(traced, str(layer.target), fuse(linear, norm))
+        folded = fuse(linear, norm)
+        _replace_module(traced, str(layer.target), folded)
+        modules[str(layer.target)] = folded  # another BatchNorm may follow
         node.replace_all_uses_with(layer)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
@@ -45,15 +47,18 @@ def _layer_to_fold_into(node: fx.Node, modules: dict[str, nn.Module], calls: lis
     """The node of the layer that BatchNorm `node` can be folded into."""
     if node.op != "call_module" or not isinstance(modules[str(node.target)], _BATCH_NORMS):
         return None
-    layer = node.args[0]
-    if not isinstance(layer, fx.Node) or layer.op != "call_module" or len(layer.users) != 1:
+    layer = node.all_input_nodes[0]
+    if layer.op != "call_module" or len(layer.users) != 1:
         return None
     if calls.count(str(layer.target)) != 1 or calls.count(str(node.target)) != 1:
         return None
-    if modules[str(node.target)].running_mean is None:
+    norm, module = modules[str(node.target)], modules[str(layer.target)]
+    if norm.running_mean is None:
         return None
-    module = modules[str(layer.target)]
-    two_dimensional = isinstance(module, nn.Linear) and isinstance(modules[str(node.target)], nn.BatchNorm1d)
+    # Behind a linear layer BatchNorm1d may also normalise axis 1 of (n, length, features).
+    two_dimensional = (
+        isinstance(module, nn.Linear) and isinstance(norm, nn.BatchNorm1d) and module.out_features == norm.num_features
+    )
     return layer if isinstance(module, _CONVOLUTIONS) or two_dimensional else None
 
 

@@ -1,4 +1,4 @@
-"""One mechanism for everything that looks at, or changes, the tensors at the quantization points, and one for weights."""
+"""One mechanism for all that looks at, or changes, the tensors at the quantization points; and one for weights."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def insert_at_points(graph: QuantGraph, modules: Mapping[str, nn.Module]) -> fx.
             its output. Points without a module are left alone.
 
     Returns:
-        The new network. The module of point `a.b` is at `points.a_b`.
+        The new network. The module of a point is at `quantization_points.<node of the point>`.
     """
     result = copy.deepcopy(graph.module)
-    result.add_module("points", nn.Module())
+    result.add_module("quantization_points", nn.Module())
     nodes = {node.name: node for node in result.graph.nodes}
     for point in graph.activations:
         if point.name not in modules:
             continue
-        path = f"points.{point.name.replace('.', '_')}"
+        path = f"quantization_points.{point.node}"
         result.add_submodule(path, modules[point.name])
         made = nodes[point.node]
         with result.graph.inserting_after(made):

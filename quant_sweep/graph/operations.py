@@ -34,12 +34,12 @@ _MODULES: dict[Operation, tuple[type[nn.Module], ...]] = {
         nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Mish,
         nn.PReLU, nn.Softplus,
     ),
-    Operation.AVERAGE: (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d) + tuple(
-        getattr(nn, f"AdaptiveAvgPool{d}d") for d in (1, 2, 3)
+    Operation.AVERAGE: (
+        nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
     ),
     Operation.KEEP: (
-        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle,
-        torchvision.ops.Permute,
+        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.ZeroPad2d,
+        nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, torchvision.ops.Permute,
     ),
 }  # fmt: skip
 _FUNCTIONS: dict[Operation, set[Any]] = {
@@ -78,7 +78,8 @@ def operation_of(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
         module = modules[str(node.target)]
         return next((op for op, types in _MODULES.items() if isinstance(module, types)), Operation.OTHER)
     if node.op == "call_method":
-        return next((op for op, names in _METHODS.items() if node.target in names), Operation.OTHER)
+        found = next((op for op, names in _METHODS.items() if node.target in names), Operation.OTHER)
+        return Operation.OTHER if found is Operation.ADD and not _adds_two_tensors(node) else found
     if node.op != "call_function":
         return Operation.OTHER
     if node.target in _FUNCTIONAL_LAYERS:
@@ -88,13 +89,18 @@ def operation_of(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
         )
     if node.target is F.pad:
         return Operation.KEEP if _pads_with_zero_or_own_values(node) else Operation.OTHER
-    if node.target in _FUNCTIONS[Operation.ADD] and not all(isinstance(arg, fx.Node) for arg in node.args[:2]):
-        return Operation.OTHER  # tensor plus number
+    if node.target in _FUNCTIONS[Operation.ADD] and not _adds_two_tensors(node):
+        return Operation.OTHER
     return next((op for op, functions in _FUNCTIONS.items() if node.target in functions), Operation.OTHER)
+
+
+def _adds_two_tensors(node: fx.Node) -> bool:
+    """Not tensor plus number, nor with keywords such as alpha."""
+    return len(node.args) == 2 and not node.kwargs and all(isinstance(arg, fx.Node) for arg in node.args)
 
 
 def _pads_with_zero_or_own_values(node: fx.Node) -> bool:
     """0 lies on every grid; reflected and replicated values lie on the tensor's own."""
     mode = node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant")
     value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
-    return mode != "constant" or value in (None, 0, 0.0)
+    return bool(mode != "constant" or value is None or value == 0)

@@ -16,7 +16,7 @@ The output of the network is never quantized: logits are compared, and clipping 
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from dataclasses import dataclass
 from enum import Enum
 
@@ -136,7 +136,8 @@ def _readers_fused(operations: Operations, fusion: Fusion) -> Readers:
                 chosen.add(_source(other, fused[1], operations)[0])
         elif fusion is Fusion.bn and operation in {Operation.CLAMP, Operation.ACTIVATION}:
             chosen.add(node)
-    return {node: list(node.users) for node in chosen if not _is_network_output(node, operations)}
+    readers = {node: [user for user in node.users if not _leads_only_out(user, operations)] for node in chosen}
+    return {node: found for node, found in readers.items() if found}
 
 
 def fused_operations(layer: fx.Node, operations: Operations) -> list[fx.Node]:
@@ -179,25 +180,25 @@ def _source(node: fx.Node, reader: fx.Node, operations: Operations) -> tuple[fx.
     return node, reader
 
 
-def _is_network_output(node: fx.Node, operations: Operations) -> bool:
-    """Whether nothing but the network's output reads the values of `node`."""
-    return all(
-        user.op == "output" or (operations[user] is Operation.KEEP and _is_network_output(user, operations))
-        for user in node.users
-    )
+def _leads_only_out(reader: fx.Node, operations: Operations) -> bool:
+    """Whether what `reader` reads goes nowhere but to the output of the network."""
+    if reader.op == "output":
+        return True
+    return operations[reader] is Operation.KEEP and all(_leads_only_out(user, operations) for user in reader.users)
 
 
 def _tensor_names(graph: fx.Graph) -> dict[fx.Node, str]:
     """Names after the module that makes a tensor; further calls of the same module or function get _1, _2, ..."""
-    seen: Counter[str] = Counter()
-    names = {}
+    names: dict[fx.Node, str] = {}
+    taken: set[str] = set()
     for node in graph.nodes:
         if node.op == "placeholder":
             names[node] = "input"
             continue
         base = str(node.target) if node.op == "call_module" else _scoped_function_name(node)
-        names[node] = f"{base}_{seen[base]}.output" if seen[base] else f"{base}.output"
-        seen[base] += 1
+        calls = (f"{base}_{i}.output" if i else f"{base}.output" for i in itertools.count())
+        names[node] = next(name for name in calls if name not in taken)  # a module may itself be called relu_1
+        taken.add(names[node])
     return names
 
 

@@ -26,6 +26,7 @@ _OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
 }
 
 
@@ -49,13 +50,36 @@ def trace(model: nn.Module) -> fx.GraphModule:
     inputs = [node for node in graph.nodes if node.op == "placeholder" and node.users]
     if len(inputs) != 1:
         raise InputError(f"model={type(model).__name__}: has {len(inputs)} inputs; one batch of images is expected")
+    _remove_identities(traced)  # first: an identity returns its very input, which in-place operations overwrite
     remove_in_place(traced)
-    _remove_identities(traced)
     return traced
+
+
+class _Proxy(fx.Proxy):
+    """Records `x += y` as the in-place operation that it is; of an fx.Proxy Python would make x = x + y, and another
+    name of x would keep the old value."""
+
+    def _record(self, function: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._record(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._record(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._record(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._record(operator.itruediv, other)
 
 
 class _Tracer(fx.Tracer):
     """torch.fx's tracer, with the module's name in the error."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -83,22 +107,22 @@ def remove_in_place(traced: fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
         if not _make_out_of_place(traced, node):
             continue
-        overwritten = node.args[0]
+        overwritten = node.all_input_nodes[0]
         for user in list(overwritten.users):
             if order[user] > order[node]:
                 user.replace_input_with(overwritten, node)
+    for module in traced.modules():  # last: a module may be called at several nodes
+        if getattr(module, "inplace", False) is True:
+            setattr(module, "inplace", False)  # noqa: B010  (mypy reads attributes of a Module as tensors)
     traced.graph.lint()
     traced.recompile()
 
 
 def _make_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether `node` was an in-place operation; afterwards it is none."""
+    """Whether `node` was an in-place operation; afterwards it is none, but for the flag of a module."""
     if node.op == "call_module":
-        module = traced.get_submodule(str(node.target))
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False
-            return True
-    elif node.op == "call_function":
+        return getattr(traced.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_function":
         if node.target in _OUT_OF_PLACE and isinstance(node.args[0], fx.Node):
             node.target = _OUT_OF_PLACE[node.target]
             return True
@@ -123,7 +147,7 @@ def _remove_identities(traced: fx.GraphModule) -> None:
         else:
             identity = node.target in _TRAINING_ONLY_FUNCTIONS and not _argument(node, "training")
         if identity:
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()

@@ -1,0 +1,46 @@
+# Every target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+EXPERIMENT ?= quant_sweep
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep report ui test check wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+sweep: .venv/installed  ## train a small ResNet on digits, sweep bits x observer, print the table
+	$(BIN)/quant-sweep-train
+	$(BIN)/quant-sweep -m experiment=quickstart
+
+report: .venv/installed  ## rebuild table and plots from MLflow alone (EXPERIMENT=name)
+	$(BIN)/quant-sweep-report tracking.experiment=$(EXPERIMENT)
+
+ui: .venv/installed  ## MLflow UI over mlruns/ on 127.0.0.1 (PORT=5000)
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
+		--backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+test: .venv/installed-dev  ## all tests
+	$(BIN)/pytest
+
+check: .venv/installed-dev  ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: .venv/installed-dev  ## build dist/*.whl
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove the virtual environment and caches; runs and outputs stay
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

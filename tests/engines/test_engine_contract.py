@@ -1,0 +1,64 @@
+"""What every engine promises, whatever its arithmetic: an engine named in `engines.__all__` is tested here unasked."""
+
+import inspect
+
+import pytest
+import torch
+from networks import SlowTwin, cifar_resnet20, images, tiny
+
+from quant_sweep import engines
+from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.engines import Engine
+from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.observers import MinMax
+from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
+
+CLASSES = [getattr(engines, name) for name in engines.__all__]
+ENGINES = [c for c in CLASSES if issubclass(c, Engine) and not inspect.isabstract(c)]
+
+
+def test_an_engine_was_found() -> None:
+    assert ENGINES
+
+
+@pytest.fixture(params=[tiny, cifar_resnet20], ids=lambda make: make.__name__, scope="module")
+def quantizable_network(request: pytest.FixtureRequest):
+    graph = quantizable(request.param(), Fusion.conv_bn_relu)
+    batch = images(8)
+    specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
+    return graph, batch, choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax())
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
+class TestEngine:
+    def test_leaves_the_graph_as_it_was(self, engine, quantizable_network) -> None:
+        graph, batch, qparams = quantizable_network
+        state = {name: value.clone() for name, value in graph.module.state_dict().items()}
+        code = graph.module.code
+        with torch.no_grad():
+            engine().build(graph, qparams)(batch)
+        assert graph.module.code == code
+        assert graph.module.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in graph.module.state_dict().items())
+
+    def test_gives_finite_logits_the_same_each_time(self, engine, quantizable_network) -> None:
+        graph, batch, qparams = quantizable_network
+        with torch.no_grad():
+            logits = engine().build(graph, qparams)(batch)
+            again = engine().build(graph, qparams)(batch)
+        assert logits.dtype == torch.float32
+        assert logits.shape == graph.module(batch).shape
+        assert bool(logits.isfinite().all())
+        assert torch.equal(logits, again)
+
+    def test_agrees_with_the_slow_twin_and_at_8_bits_with_float(self, engine, quantizable_network) -> None:
+        graph, batch, qparams = quantizable_network
+        with torch.no_grad():
+            logits = engine().build(graph, qparams)(batch)
+            twin, original = SlowTwin(graph, qparams).run(batch), graph.module(batch)
+        assert relative_error(logits, twin) < 0.02
+        assert relative_error(logits, original) < 0.1
+
+
+def relative_error(x: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((x - reference).norm() / reference.norm())

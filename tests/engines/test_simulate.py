@@ -1,0 +1,145 @@
+"""`Simulate` against a slow twin built on `affine.fake_quantize`, and every value on its grid."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import SlowTwin, cifar_resnet20, images, tiny
+from torch import Tensor, nn
+
+from quant_sweep.affine import fake_quantize
+from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.engines import Simulate
+from quant_sweep.engines.simulate import FakeQuantize
+from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.observers import MSE, MinMax
+from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.spec import QParams, QuantSpec
+
+SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
+NETWORKS = {"tiny": tiny, "resnet20": cifar_resnet20}
+
+
+def prepared(network: str, fusion: Fusion, scheme: Scheme, seed: int) -> tuple[QuantGraph, dict[str, QParams]]:
+    """A calibrated network whose tensors all have widths of their own, 2 to 16."""
+    graph = quantizable(NETWORKS[network](), fusion)
+    draw = random.Random(seed)
+    specs = assign_specs(graph, scheme, BitWidths(8, 8, {name: draw.randint(2, 16) for name in graph.names}))
+    return graph, choose_qparams(calibrate(graph, [images(4)]), specs, MSE(), MinMax())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(net, fusion, scheme) for net in NETWORKS for fusion in Fusion for scheme in (AFFINE, SYMMETRIC)],
+    ids=lambda p: f"{p[0]}-{p[1].value}-{'affine' if p[2] is AFFINE else 'symmetric'}",
+)
+def mixed(request: pytest.FixtureRequest) -> tuple[QuantGraph, dict[str, QParams]]:
+    return prepared(*request.param, seed=1)
+
+
+def test_every_point_rounds_as_affine_does(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, qparams = mixed
+    network = Simulate().build(graph, qparams)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for point in graph.activations:
+        module = network.get_submodule(f"quantization_points.{point.node}")
+        module.register_forward_hook(lambda _, args, output, name=point.name: seen.update({name: (args[0], output)}))
+    with torch.no_grad():
+        network(images(4, seed=1))
+    assert seen.keys() == {point.name for point in graph.activations}
+    for name, (x, rounded) in seen.items():
+        assert_same_but_for_ties(rounded, x, qparams[name])
+
+
+def assert_same_but_for_ties(rounded: Tensor, x: Tensor, qparams: QParams) -> None:
+    """One code off is allowed where x / scale is as near to the middle between two codes as float32 can tell."""
+    wrong = rounded != fake_quantize(x, qparams)
+    steps = (x[wrong].double() / qparams.scale.double()).abs()
+    from_tie = (steps.frac() - 0.5).abs()
+    assert bool((from_tie <= 4 * torch.finfo(torch.float32).eps * steps.clamp(min=1.0)).all())
+    off = (rounded - fake_quantize(x, qparams)).abs()
+    assert bool((off <= 1.001 * qparams.scale).all())
+
+
+def test_whole_network_is_that_of_the_slow_twin(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, qparams = mixed
+    with torch.no_grad():
+        fast, slow = Simulate().build(graph, qparams)(images(4, seed=1)), SlowTwin(graph, qparams).run(images(4, seed=1))
+    # A tie that falls the other way at the first layers grows on its way through 2-bit tensors; without one they agree.
+    same = (fast - slow).abs().amax(dim=1) <= 1e-4 * slow.abs().max()
+    assert same.float().mean() >= 0.75
+
+
+def test_weights_and_what_the_layers_receive_lie_on_their_grids(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, qparams = mixed
+    network = Simulate().build(graph, qparams)
+    received: dict[str, Tensor] = {}
+    for point in graph.weights:
+        layer = network.get_submodule(point.module)
+        assert torch.equal(layer.weight, fake_quantize(layer.weight, qparams[point.name]))
+        layer.register_forward_pre_hook(lambda _, args, path=point.module: received.update({path: args[0]}))
+    with torch.no_grad():
+        network(images(4, seed=1))
+    assert received.keys() == {point.module for point in graph.weights}
+    for path, x in received.items():
+        grid = qparams[point_before(graph, path)]
+        assert torch.equal(x, fake_quantize(x, grid)), path
+        assert grid.lo <= x.min()
+        assert x.max() <= grid.hi
+
+
+def point_before(graph: QuantGraph, layer: str) -> str:
+    """The tensor that `layer` reads, through whatever only moves values."""
+    names = {(point.node, reader): point.name for point in graph.activations for reader in point.readers}
+    reader = next(node for node in graph.module.graph.nodes if node.target == layer)
+    while True:
+        source = reader.all_input_nodes[0]
+        if (source.name, reader.name) in names:
+            return names[source.name, reader.name]
+        reader = source
+
+
+@pytest.mark.parametrize("fusion", Fusion)
+def test_16_bits_are_nearly_float(fusion: Fusion) -> None:
+    graph = quantizable(cifar_resnet20(), fusion)
+    batch = images(4)
+    specs = assign_specs(graph, AFFINE, BitWidths(16, 16, {}))
+    network = Simulate().build(graph, choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax()))
+    with torch.no_grad():
+        logits, original = network(batch), graph.module(batch)
+    assert float((logits - original).norm() / original.norm()) < 1e-3
+
+
+def test_a_tensor_without_a_grid_stays_float() -> None:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    with torch.no_grad():
+        assert torch.equal(Simulate().build(graph, {})(images(4)), graph.module(images(4)))
+
+
+@given(
+    values=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=50),
+    bits=st.integers(2, 16),
+    signed=st.booleans(),
+    scale=st.floats(2.0**-20, 2.0**5, width=32),
+    share=st.floats(0, 1),
+)
+def test_kernel_is_affine_but_for_ties(values: list[float], bits: int, signed: bool, scale: float, share: float) -> None:
+    spec = QuantSpec(bits, signed)
+    zero_point = spec.qmin + round(share * spec.steps)
+    qparams = QParams(torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), spec)
+    x = torch.tensor(values)
+    assert_same_but_for_ties(FakeQuantize(qparams)(x), x, qparams)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_rounds_as_the_cpu_does() -> None:
+    graph, qparams = prepared("tiny", Fusion.conv_bn_relu, AFFINE, seed=1)
+    network: nn.Module = Simulate().build(graph, qparams).cuda()
+    x = images(4)
+    for module in network.modules():
+        if isinstance(module, FakeQuantize):
+            assert torch.equal(module(x.cuda()).cpu(), module(x))
+    with torch.no_grad():
+        assert bool(network(x.cuda()).isfinite().all())

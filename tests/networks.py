@@ -1,0 +1,75 @@
+"""Small networks with everything that quantization meets, and the slow obvious way to quantize them."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from quant_sweep.affine import fake_quantize
+from quant_sweep.graph import QuantGraph
+from quant_sweep.models import resnet20
+from quant_sweep.spec import QParams
+
+
+class Tiny(nn.Module):
+    """A residual block, max-pooling, average pooling and a linear layer, with every fusion to be made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.relu, self.pool = nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)) + x)
+        return self.linear(F.adaptive_avg_pool2d(self.pool(x), 1).flatten(1))
+
+
+def tiny(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return shaken(Tiny())
+
+
+def cifar_resnet20(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return shaken(resnet20(num_classes=10, in_channels=3))
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """In evaluation mode, BatchNorm with statistics as a trained one has them, not 0 and 1."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return model.eval()
+
+
+def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+class SlowTwin(fx.Interpreter):
+    """Runs a graph node by node; a reader of a quantization point sees what `affine.fake_quantize` makes of it."""
+
+    def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
+        module = copy.deepcopy(graph.module)
+        with torch.no_grad():
+            for point in graph.weights:
+                weight = module.get_parameter(point.name)
+                weight.copy_(fake_quantize(weight, qparams[point.name]))
+        super().__init__(module)
+        self.grids = {(point.node, reader): qparams[point.name] for point in graph.activations for reader in point.readers}
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node):
+        def read(source: fx.Node):
+            grid = self.grids.get((source.name, n.name))
+            return self.env[source] if grid is None else fake_quantize(self.env[source], grid)
+
+        return fx.node.map_arg(n.args, read), fx.node.map_arg(n.kwargs, read)
