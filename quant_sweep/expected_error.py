@@ -135,4 +135,5 @@ def clipped_fraction_of(histogram: Histogram, qparams: QParams) -> Tensor:
     ends = torch.stack([qparams.lo.to(torch.float64) - half, qparams.hi.to(torch.float64) + half])
     below_lo, below_hi = Moments.of(histogram).at(ends[None, :])[0, 0]
     total = histogram.total.squeeze().to(torch.float64)
-    return (below_lo + total - below_hi) / total
+    fraction: Tensor = (below_lo + total - below_hi) / total
+    return fraction

@@ -33,7 +33,7 @@ def of_blocks(*tensors: str) -> list[str]:
         # One rounding after conv-bn-relu and one after conv-bn-add-relu.
         (Fusion.conv_bn_relu, ["input", "relu.output", *of_blocks("relu1", "relu2"), "avgpool.output"]),
     ],
-    ids=lambda value: value.name if isinstance(value, Fusion) else "",
+    ids=[fusion.name for fusion in Fusion],
 )
 def test_resnet20(fusion: Fusion, expected: list[str]) -> None:
     graph = quantizable(resnet20(num_classes=10, in_channels=3), fusion)

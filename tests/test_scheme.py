@@ -1,0 +1,54 @@
+"""Which grid every tensor of a network gets."""
+
+import pytest
+
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.models import resnet20
+from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.spec import QuantSpec
+
+SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
+
+
+@pytest.fixture(scope="module")
+def graph() -> QuantGraph:
+    return quantizable(resnet20(num_classes=10, in_channels=3), Fusion.conv_bn_relu)
+
+
+def test_affine() -> None:
+    assert AFFINE.weight(8) == QuantSpec(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
+    assert AFFINE.activation(4) == QuantSpec(4)
+    assert (AFFINE.weight(8).qmin, AFFINE.weight(8).qmax, AFFINE.activation(4).qmax) == (-127, 127, 15)
+
+
+def test_symmetric_is_the_original_study() -> None:
+    assert SYMMETRIC.weight(8) == SYMMETRIC.activation(8) == QuantSpec(8, signed=True, symmetric=True)
+
+
+def test_weights_and_activations_may_differ(graph: QuantGraph) -> None:
+    specs = assign_specs(graph, AFFINE, BitWidths(3, 5, {}))
+    assert list(specs) == list(graph.names)
+    assert {specs[point.name] for point in graph.weights} == {AFFINE.weight(3)}
+    assert {specs[point.name] for point in graph.activations} == {AFFINE.activation(5)}
+
+
+def test_overrides_cover_a_name_or_its_leading_parts_and_the_longest_counts(graph: QuantGraph) -> None:
+    overrides = {"input": 8, "linear": 7, "layer1": 6, "layer1.0": 5, "layer1.0.conv1.weight": 2}
+    bits = {name: spec.bits for name, spec in assign_specs(graph, AFFINE, BitWidths(4, 4, overrides)).items()}
+    assert (bits["input"], bits["linear.weight"]) == (8, 7)
+    assert (bits["layer1.1.conv1.weight"], bits["layer1.2.relu2.output"]) == (6, 6)
+    assert (bits["layer1.0.conv2.weight"], bits["layer1.0.relu1.output"], bits["layer1.0.conv1.weight"]) == (5, 5, 2)
+    assert bits["layer2.0.conv1.weight"] == bits["conv1.weight"] == 4
+
+
+@pytest.mark.parametrize("name", ["layer", "layer1.0.conv", "nonsense", "", "layer1.0.bn1.output"])
+def test_an_override_must_name_something(graph: QuantGraph, name: str) -> None:
+    with pytest.raises(InputError, match=rf"^overrides\.{name}: no quantized tensor.*linear\.weight"):
+        assign_specs(graph, AFFINE, BitWidths(8, 8, {name: 4}))
+
+
+@pytest.mark.parametrize("widths", [BitWidths(1, 8, {}), BitWidths(8, 17, {}), BitWidths(8, 8, {"input": 0})])
+def test_widths_are_checked(graph: QuantGraph, widths: BitWidths) -> None:
+    with pytest.raises(InputError, match="allowed are the whole numbers 2 to 16"):
+        assign_specs(graph, AFFINE, widths)
