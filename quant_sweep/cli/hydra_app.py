@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -24,15 +25,21 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "conf"
 
 
-def run_hydra(command: str, config_name: str, job: Callable[[DictConfig], None]) -> None:
-    """Run `job` under Hydra; a mistake in what was typed ends the program with one line and exit code 2.
+def run_hydra(config_name: str, job: Callable[[DictConfig], None]) -> None:
+    """Compose the config from the command line and run `job` with it, once or for each point of a multirun."""
+    schema.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
+
+
+@contextlib.contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """End the program with one line and exit code 2 where what was typed, or where it should go, cannot be used.
 
     Other exceptions are faults of the program and keep their traceback.
     """
-    schema.register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
+        yield
     except InputError as error:
         _stop(command, str(error))
     except OmegaConfBaseException as error:

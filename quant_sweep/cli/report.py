@@ -8,14 +8,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markdown import Markdown
 
-from quant_sweep.cli.hydra_app import run_hydra
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.report import build_report
 from quant_sweep.tracking import read_runs
 
 
 def main() -> None:
     """Entry point."""
-    run_hydra("quant-sweep-report", "report_config", show_report)
+    with one_line_errors("quant-sweep-report"):
+        run_hydra("report_config", show_report)
 
 
 def show_report(cfg: DictConfig) -> None:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from quant_sweep.graph import Fusion
 from quant_sweep.spec import MAX_BITS, MIN_BITS
@@ -76,7 +76,9 @@ class Report(Common):
 
 def register() -> None:
     """Make the types known to Hydra as `schema/...`."""
+    sweep = OmegaConf.structured(Sweep)
+    OmegaConf.set_struct(sweep.overrides, False)  # its keys are the network's; else overrides={input: 8} needs a +
     store = ConfigStore.instance()
-    store.store(group="schema", name="sweep", node=Sweep, package="_global_")
+    store.store(group="schema", name="sweep", node=sweep, package="_global_")
     store.store(group="schema", name="train", node=Train, package="_global_")
     store.store(group="schema", name="report", node=Report, package="_global_")

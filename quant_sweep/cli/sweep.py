@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from quant_sweep.cli.hydra_app import run_hydra
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import show_report
 from quant_sweep.errors import InputError
 from quant_sweep.run import open_tracker, run_point
@@ -30,12 +30,13 @@ class RememberMultirun(Callback):
 
 def main() -> None:
     """Entry point."""
-    try:
-        run_hydra("quant-sweep", "config", _job)
-    finally:
-        config = _multirun.get()
-        if config is not None:
-            _finish_multirun(config)
+    with one_line_errors("quant-sweep"):
+        try:
+            run_hydra("config", _job)
+        finally:
+            config = _multirun.get()
+            if config is not None:
+                _finish_multirun(config)
 
 
 def _job(cfg: DictConfig) -> None:

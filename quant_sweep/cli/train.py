@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from quant_sweep.cli.hydra_app import run_hydra
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.load import load_data, new_model, plain, resolve_device
 from quant_sweep.point import flat_params
 from quant_sweep.run import open_tracker
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point."""
-    run_hydra("quant-sweep-train", "train_config", train_model)
+    with one_line_errors("quant-sweep-train"):
+        run_hydra("train_config", train_model)
 
 
 def train_model(cfg: DictConfig) -> None:

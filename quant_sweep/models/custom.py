@@ -19,14 +19,16 @@ from quant_sweep.errors import InputError
 __all__ = ["from_callable"]
 
 
-def from_callable(num_classes: int, in_channels: int, factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
+def from_callable(
+    num_classes: int, in_channels: int, factory: str, kwargs: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Import `factory` and call it.
 
     Args:
         num_classes: classes of the data.
         in_channels: channels of the data.
         factory: `package.module:function`; a class will do.
-        kwargs: keyword arguments for it.
+        kwargs: keyword arguments for it, if any.
 
     Raises:
         InputError: it cannot be imported or called with these arguments, or returns something else than a module.
@@ -35,7 +37,7 @@ def from_callable(num_classes: int, in_channels: int, factory: str, kwargs: Mapp
     function = _imported(factory)
     parameters = _parameters(function)
     of_data = {"num_classes": num_classes, "in_channels": in_channels}
-    arguments = {name: value for name, value in of_data.items() if name in parameters} | dict(kwargs)
+    arguments = {name: value for name, value in of_data.items() if name in parameters} | dict(kwargs or {})
     _check_call(factory, function, arguments)
     model = function(**arguments)
     if not isinstance(model, nn.Module):

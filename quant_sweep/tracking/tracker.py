@@ -136,16 +136,22 @@ class Tracker:
     def sweep(self, name: str) -> str:
         """The run id of the parent of a multirun, created on the first call with this `name`."""
         with self.lock(f"sweep-{_checked(name)}"):
-            query = f"tags.`{_KEY}` = '{name}' and tags.`{_KIND}` = 'sweep'"
-            found = self.client.search_runs([self.experiment_id], query, max_results=1)
-            if found:
-                return str(found[0].info.run_id)
+            found = self._find_sweep(name)
+            if found is not None:
+                return found
             tags = {_KEY: name, _KIND: "sweep"}
             return str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
 
     def finish_sweep(self, name: str) -> None:
-        """Close the parent of a multirun, its jobs failed or not."""
-        self._finish(self.sweep(name))
+        """Close the parent of a multirun, its jobs failed or not. A multirun that had nothing to do has none."""
+        found = self._find_sweep(name)
+        if found is not None:
+            self._finish(found)
+
+    def _find_sweep(self, name: str) -> str | None:
+        query = f"tags.`{_KEY}` = '{_checked(name)}' and tags.`{_KIND}` = 'sweep'"
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return str(found[0].info.run_id) if found else None
 
     def load_artifact(self, run_id: str, path: str) -> Path:
         """A local file with the artifact `path`: the stored file, or a temporary copy of a server's. Do not write."""
