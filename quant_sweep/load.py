@@ -64,7 +64,8 @@ def build(group: str, node: Mapping[str, Any], **more: Any) -> Any:
         return instantiate(arguments, **more, _convert_="all", _recursive_=False)
     except InstantiationException as error:
         if isinstance(error.__cause__, TypeError):
-            raise InputError(f"{group}={dict(node)}: {error.__cause__}") from error.__cause__
+            typed = " ".join(f"{group}.{key}={value}" for key, value in arguments.items() if key != "_target_")
+            raise InputError(f"{typed or group}: {error.__cause__}") from error.__cause__
         if not isinstance(error.__cause__, InputError):
             raise (error.__cause__ or error) from None
         message = str(error.__cause__)
@@ -135,7 +136,7 @@ def _trained(node: str, num_classes: int, in_channels: int) -> LoadedModel:
     module = new_model(settings, num_classes, in_channels).eval()
     if state:
         load_weights(module, state, str(checkpoint))
-    _check_finite(module)
+    _check_finite(settings["name"], module)
     code = str(quantizable(module, Fusion.none).module.graph)
     return LoadedModel(module, hashlib.sha256(f"{weights_digest(module)}{code}".encode()).hexdigest())
 
@@ -153,10 +154,10 @@ def new_model(settings: Mapping[str, Any], num_classes: int, in_channels: int) -
     return module
 
 
-def _check_finite(module: nn.Module) -> None:
+def _check_finite(model: str, module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"model: {name} holds NaN or infinity; only finite weights can be quantized")
+            raise InputError(f"model={model}: {name} holds NaN or infinity; only finite weights can be quantized")
 
 
 def resolve_device(name: str) -> torch.device:

@@ -117,6 +117,9 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             QuantSpec(bits)
         except InputError as error:
             raise InputError(f"overrides.{name}={str(error).removeprefix('bits=')}") from error
+    update = settings["calibration"].get("update_batch_norm", False)
+    if not isinstance(update, bool):
+        raise InputError(f"calibration.update_batch_norm={update!r}: allowed are true and false")
     sizes = {"batch_size": settings["batch_size"], "calibration.batch_size": settings["calibration"]["batch_size"]}
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
@@ -127,6 +130,7 @@ def _check_flow(flow: Flow, point: Point) -> None:
     """Refuse settings that somebody else's flow would not follow, lest a run claims what it did not do."""
     settings, widths = point.settings, point.widths
     ignored: dict[str, tuple[object, bool]] = {
+        "bits": (widths.weights, widths.weights != widths.activations or widths.weights == flow.bits),
         "weight_bits": (widths.weights, widths.weights == flow.bits),
         "activation_bits": (widths.activations, widths.activations == flow.bits),
         "overrides": (dict(widths.overrides), not widths.overrides),

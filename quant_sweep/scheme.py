@@ -21,11 +21,19 @@ class Scheme:
             codes stay unused. Else unsigned with a zero-point.
 
     Weights are always signed and symmetric, so that no zero-point of theirs enters the integer sums.
+
+    Raises:
+        InputError: a value is neither true nor false.
     """
 
     weight_per_channel: bool
     weight_narrow_range: bool
     activation_symmetric: bool
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            if not isinstance(value, bool):  # the text "off" would count as true
+                raise InputError(f"{key}={value!r}: allowed are true and false")
 
     def weight(self, bits: int) -> QuantSpec:
         axis = 0 if self.weight_per_channel else None

@@ -36,7 +36,7 @@ def specs(draw: st.DrawFn, channel_axis: int | None = None) -> QuantSpec:
 magnitudes = st.floats(-30, 30).map(lambda e: 2.0**e)
 ends = st.one_of(
     st.just(0.0),
-    st.floats(-100, 100, width=32),
+    st.floats(-100, 100, width=32).map(lambda v: v if abs(v) > 1e-9 else 0.0),  # tiny ones have a test of their own
     st.builds(lambda m, sign: float(np.float32(m * sign)), magnitudes, st.sampled_from([-1, 1])),
 )
 ranges = st.tuples(ends, ends).map(sorted)

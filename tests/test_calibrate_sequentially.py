@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import images, tiny
+from small_networks import images, tiny
 from torch import Tensor, nn
 
 from quant_sweep.affine import fake_quantize, qparams_from_range

@@ -81,7 +81,9 @@ def test_channels_are_independent(rows: list[list[float]]) -> None:
         alone = count(row)
         one = slice(c, c + 1)
         assert_same(
-            Histogram(together.lo[one], together.hi[one], together.exponent[one], together.first[one], together.counts[one]),
+            Histogram(
+                together.lo[one], together.hi[one], together.exponent[one], together.first[one], together.counts[one]
+            ),
             alone,
         )
 

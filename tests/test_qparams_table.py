@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from networks import images, tiny
+from small_networks import images, tiny
 
 from quant_sweep.affine import clipped_fraction, sqnr_db
 from quant_sweep.calibrate import calibrate, choose_qparams

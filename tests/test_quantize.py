@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import images, tiny
+from small_networks import images, tiny
 
 from quant_sweep.calibrate import Calibration, calibrate
 from quant_sweep.data import calibration_indices, digits

@@ -72,7 +72,7 @@ def test_shapes_must_fit_the_channel_axis(scale: object, zero_point: object, axi
 
 
 def test_dtypes_are_fixed() -> None:
-    with pytest.raises(InputError, match="float32 and zero_point int32"):
+    with pytest.raises(InputError, match="float32 scale, int32 zero_point"):
         QParams(torch.tensor(1.0, dtype=torch.float64), torch.tensor(0, dtype=torch.int32), QuantSpec(8))
-    with pytest.raises(InputError, match="float32 and zero_point int32"):
+    with pytest.raises(InputError, match="float32 scale, int32 zero_point"):
         QParams(torch.tensor(1.0), torch.tensor(0), QuantSpec(8))

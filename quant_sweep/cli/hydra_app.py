@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from quant_sweep.cli import schema
 from quant_sweep.errors import InputError
+from quant_sweep.spec import MAX_BITS, MIN_BITS
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -44,6 +45,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         _stop(command, str(error))
     except OmegaConfBaseException as error:
         _stop(command, _config_error(error))
+    except MissingConfigException as error:
+        _stop(command, _unknown_choice(error))
     except HydraException as error:
         cause = error.__cause__
         _stop(command, _config_error(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(error))
@@ -55,11 +58,28 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 def _config_error(error: OmegaConfBaseException) -> str:
     """One line with key, value and what is allowed."""
-    key, value = error.full_key, getattr(error, "value", None)
-    allowed = _one_line(error)
-    if "bits_" in allowed:
-        allowed = "allowed are the whole numbers 2 to 16"
-    return f"{key}={value}: {allowed}" if value is not None else f"{key}: {allowed}"
+    key, value = str(error.full_key), getattr(error, "value", None)
+    typed = f"{key}={value}" if value is not None else _typed(key)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
+        known = sorted(str(name) for name in error.parent_node)
+        return f"{typed}: no such key; allowed are {', '.join(known)}"
+    if key.endswith("bits"):
+        return f"{typed}: allowed are the whole numbers {MIN_BITS} to {MAX_BITS}"
+    return f"{typed}: {_one_line(error)}"
+
+
+def _typed(key: str) -> str:
+    """The argument that sets `key`, where it was typed in one piece."""
+    arguments = (argument.lstrip("+~") for argument in sys.argv[1:])
+    return next((argument for argument in arguments if argument.startswith(f"{key}=")), key)
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    """One line for a group's choice that is not there."""
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    if not group or not error.options:
+        return _one_line(error)
+    return f"{group}={name}: there is none; allowed are {', '.join(sorted(error.options))}"
 
 
 def _one_line(error: BaseException) -> str:

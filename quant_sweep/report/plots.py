@@ -119,7 +119,7 @@ def _draw_cell(axes: Axes, x: int, y: int, section: Section, cell: Cell, norm: N
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5
     ink = "white" if dark else "black"
     axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor=colour, linewidth=0))
-    number, difference = f"{cell.accuracy.percent:.2f}", f"{-loss:z+.2f}".replace("-", "−")
+    number, difference = f"{cell.accuracy.percent:.2f}", f"{-loss:+z.2f}".replace("-", "−")
     place: dict[str, Any] = {"xy": (x, y), "textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
     axes.annotate(number, xytext=(0, 5), fontsize=10, weight="bold" if best else "normal", **place)
     axes.annotate(difference, xytext=(0, -8), fontsize=7.5, **place)

@@ -4,7 +4,7 @@ import platform
 
 import pytest
 import torch
-from networks import cifar_resnet20, images, tiny
+from small_networks import cifar_resnet20, images, tiny
 
 from quant_sweep.engines import Builtin
 from quant_sweep.errors import InputError
@@ -62,7 +62,7 @@ def test_observers_that_torch_does_not_have_are_refused(observer: str) -> None:
 
 def test_no_batch() -> None:
     with pytest.raises(InputError, match="at least one batch"):
-        Builtin().quantize(tiny(), lambda: [], "minmax")
+        Builtin().quantize(tiny(), list, "minmax")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from networks import SlowTwin, cifar_resnet20, images, tiny
+from small_networks import SlowTwin, cifar_resnet20, images, tiny
 
 from quant_sweep import engines
 from quant_sweep.calibrate import calibrate, choose_qparams

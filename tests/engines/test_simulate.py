@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import SlowTwin, cifar_resnet20, images, tiny
+from small_networks import SlowTwin, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
 from quant_sweep.affine import fake_quantize
@@ -66,7 +66,10 @@ def assert_same_but_for_ties(rounded: Tensor, x: Tensor, qparams: QParams) -> No
 def test_whole_network_is_that_of_the_slow_twin(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = mixed
     with torch.no_grad():
-        fast, slow = Simulate().build(graph, qparams)(images(4, seed=1)), SlowTwin(graph, qparams).run(images(4, seed=1))
+        fast, slow = (
+            Simulate().build(graph, qparams)(images(4, seed=1)),
+            SlowTwin(graph, qparams).run(images(4, seed=1)),
+        )
     # A tie that falls the other way at the first layers grows on its way through 2-bit tensors; without one they agree.
     same = (fast - slow).abs().amax(dim=1) <= 1e-4 * slow.abs().max()
     assert same.float().mean() >= 0.75
@@ -125,7 +128,9 @@ def test_a_tensor_without_a_grid_stays_float() -> None:
     scale=st.floats(2.0**-20, 2.0**5, width=32),
     share=st.floats(0, 1),
 )
-def test_kernel_is_affine_but_for_ties(values: list[float], bits: int, signed: bool, scale: float, share: float) -> None:
+def test_kernel_is_affine_but_for_ties(
+    values: list[float], bits: int, signed: bool, scale: float, share: float
+) -> None:
     spec = QuantSpec(bits, signed)
     zero_point = spec.qmin + round(share * spec.steps)
     qparams = QParams(torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), spec)

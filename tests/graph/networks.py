@@ -48,7 +48,9 @@ def run_on_coarse_grids(graph: QuantGraph, x: Tensor) -> tuple[dict[str, bool], 
     for path, module in network.named_modules():
         if isinstance(module, WEIGHTED):
             module.register_forward_hook(
-                lambda _module, args, _output, path=path: seen.update({path: seen.get(path, True) and is_coarse(args[0])})
+                lambda _module, args, _output, path=path: seen.update(
+                    {path: seen.get(path, True) and is_coarse(args[0])}
+                )
             )
     output = network(x)
     return seen, output

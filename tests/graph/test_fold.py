@@ -87,9 +87,7 @@ class Twice(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(
-    ("convs", "norms", "folded"), [(1, 1, ["bn"]), (2, 1, []), (1, 2, []), (2, 2, [])]
-)
+@pytest.mark.parametrize(("convs", "norms", "folded"), [(1, 1, ["bn"]), (2, 1, []), (1, 2, []), (2, 2, [])])
 @pytest.mark.parametrize("keyword", [False, True])
 def test_layers_that_are_called_twice(convs: int, norms: int, folded: list[str], keyword: bool) -> None:
     assert folded_names(Twice(convs, norms, keyword)) == folded

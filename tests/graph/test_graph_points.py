@@ -1,4 +1,4 @@
-"""Which points there are, by the definition of each fusion in DESIGN.md's vocabulary."""
+"""Which points there are, derived from the definition of each fusion rather than frozen from a run."""
 
 import pytest
 import torch

@@ -22,8 +22,9 @@ class Step(NamedTuple):
 
 
 OPERATIONS = (
-    "conv", "conv", "conv3", "bn", "bn", "bn", "relu", "relu_inplace", "shared_relu", "relu6", "hardswish", "method_relu_",
-    "add", "add", "iadd", "sub", "number", "cat", "max_pool", "avg_pool", "dropout", "shared_conv", "chunk",
+    "conv", "conv", "conv3", "bn", "bn", "bn", "relu", "relu_inplace", "shared_relu", "relu6", "hardswish",
+    "method_relu_", "add", "add", "iadd", "sub", "number", "cat", "max_pool", "avg_pool", "dropout",
+    "shared_conv", "chunk",
 )  # fmt: skip
 steps = st.builds(Step, st.sampled_from(OPERATIONS), st.sampled_from([0, 0, 0, 1, 2]), st.integers(0, 3))
 

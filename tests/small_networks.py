@@ -65,7 +65,9 @@ class SlowTwin(fx.Interpreter):
                 weight = module.get_parameter(point.name)
                 weight.copy_(fake_quantize(weight, qparams[point.name]))
         super().__init__(module)
-        self.grids = {(point.node, reader): qparams[point.name] for point in graph.activations for reader in point.readers}
+        self.grids = {
+            (point.node, reader): qparams[point.name] for point in graph.activations for reader in point.readers
+        }
 
     def fetch_args_kwargs_from_env(self, n: fx.Node):
         def read(source: fx.Node):

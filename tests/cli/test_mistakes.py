@@ -1,0 +1,268 @@
+"""What a person may mistype: one line that names key, value and what is allowed, before any work; nothing is run."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Outcome, Workspace
+from PIL import Image
+
+from quant_sweep import run
+from quant_sweep.models import resnet20, resnet32
+from quant_sweep.observers import __all__ as observer_classes
+
+BITS = "allowed are the whole numbers 2 to 16"
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("mistakes"))
+
+
+@pytest.fixture
+def refused(place: Workspace, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Types a command that must not get as far as the first image, and returns the one line it leaves."""
+    for work in ("calibrate", "calibrate_sequentially", "evaluate"):
+        monkeypatch.setattr(run, work, lambda *_, name=work, **__: pytest.fail(f"{name} began"))
+
+    def type_(*arguments: str, command: str = "quant-sweep") -> str:
+        weights = [] if any(a.startswith("model") for a in arguments) else [f"model.checkpoint={checkpoint}"]
+        outcome = place.type(command, *arguments, *weights)
+        if (place.folder / "mlruns" / "mlflow.db").exists():
+            assert "finished" not in set(place.runs()["status"])
+        return the_line(outcome, command)
+
+    return type_
+
+
+def the_line(outcome: Outcome, command: str = "quant-sweep") -> str:
+    assert outcome.code not in (0, 1), outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    others = ("Error executing job with overrides", "2026/", "20")  # Hydra's line; MLflow's, which begin with the date
+    lines = [line for line in outcome.err.splitlines() if line and not line.startswith(others)]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"{command}: ")
+    return lines[0].removeprefix(f"{command}: ")
+
+
+@pytest.mark.parametrize("bits", ["0", "-1", "1", "17", "33", "8.5", "x", "", "null", "[8]", "true"])
+@pytest.mark.parametrize("key", ["bits", "weight_bits", "activation_bits"])
+def test_widths(refused: Refused, key: str, bits: str) -> None:
+    line = refused(f"{key}={bits}")
+    assert line.startswith(f"{key}={bits.capitalize() if bits == 'true' else bits}: ") or bits == "null"
+    assert line.startswith(key)
+    assert BITS in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["bts=4"], "bts=4: no such key; allowed are activation_bits, "),
+        (["observer.percentile=5"], "observer.percentile=5: no such key; allowed are _target_, name"),
+        (["tracking.url=x"], "tracking.url=x: no such key; allowed are artifacts, experiment, lock_dir, uri"),
+        (["data=nonsense"], "data=nonsense: there is none; allowed are cifar10, digits, imagefolder"),
+        (["scheme=x"], "scheme=x: there is none; allowed are affine, symmetric"),
+        (["experiment=x"], "experiment=x: there is none; allowed are cifar10, quickstart"),
+        (["fusion=x"], "fusion=x: Invalid value 'x', expected one of [none, bn, conv_bn_relu]"),
+        (["device=gpu"], "device=gpu: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
+        (["force=maybe"], "force=maybe: Value 'maybe' is not a valid bool"),
+        (["seed=x"], "seed=x: "),
+        (["batch_size=0"], "batch_size=0: allowed are whole numbers from 1"),
+        (["overrides=5"], "overrides=5: "),
+        (["overrides={input: 1}"], f"overrides.input=1: {BITS}"),
+        (["overrides.input=33"], f"overrides.input=33: {BITS}"),
+        (["overrides={nonsense: 8}"], "overrides.nonsense: no quantized tensor is called or begins like this; there"),
+        (
+            ["observer=fake_hist", "observer.percentile=0"],
+            "observer.percentile=0: allowed are values above 50, up to 100",
+        ),
+        (["observer=fake_hist", "observer.percentile=101"], "observer.percentile=101: allowed are values above 50, up"),
+        (["observer=fake_hist", "observer.percentile=nan"], "observer.percentile=nan: allowed are values above 50, up"),
+        (["observer=fake_hist", "observer.percentile=x"], "observer.percentile=x observer.momentum=0.1: "),
+        (["scheme.activation_symmetric=off"], "scheme.activation_symmetric='off': allowed are true and false"),
+        (
+            ["calibration.images=0"],
+            "calibration.images=0: cannot draw that many; allowed: a whole number from 2 to 1347",
+        ),
+        (
+            ["calibration.images=1"],
+            "calibration.images=1: cannot draw that many; allowed: a whole number from 2 to 1347",
+        ),
+        (
+            ["calibration.images=1348"],
+            "calibration.images=1348: cannot draw that many; allowed: a whole number from 2 to",
+        ),
+        (
+            ["calibration.images=x"],
+            "calibration.images=x: cannot draw that many; allowed: a whole number from 2 to 1347",
+        ),
+        (["tracking.uri=http://127.0.0.1:1"], "tracking.uri='http://127.0.0.1:1': cannot be used"),
+        (["tracking.uri=nonsense"], "tracking.uri='nonsense': no store that can be used; use sqlite:///"),
+        (
+            ["engine=builtin", "observer=hist", "bits=4"],
+            "bits=4: engine=builtin has its own flow; it takes only bits=8",
+        ),
+        (
+            ["engine=builtin"],
+            "observer=mse: engine=builtin calibrates with torch.ao's own observers; allowed are minmax",
+        ),
+        (["model=custom"], "model.factory=???: it must be given"),
+        (["model=custom", "model.factory=nowhere:net"], "model.factory=nowhere:net: cannot be imported"),
+        (["model.checkpoint=nowhere.th"], "model.checkpoint=nowhere.th: no such file; train it with quant-sweep-train"),
+        (
+            ["data=imagefolder"],
+            "data.root=null: no folder given; allowed: a folder with train/<class>/ and test/<class>/",
+        ),
+        (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: no such folder; allowed: "),
+        (["data=cifar10", "data.download=false"], "data.root="),
+        (["observer=mse,hist"], "Ambiguous value for argument 'observer=mse,hist'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_values(refused: Refused, arguments: list[str], line: str) -> None:
+    assert refused(*arguments).startswith(line)
+
+
+@pytest.mark.parametrize("group", ["observer", "weight_observer"])
+def test_unknown_observer_lists_the_observers(refused: Refused, group: str) -> None:
+    line = refused(f"{group}=nonsense")
+    assert line == f"{group}=nonsense: there is none; allowed are entropy, fake_hist, hist, minmax, moving_average, mse"
+    assert line.count(",") + 2 == len(observer_classes), "all but the base class"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_no_gpu(refused: Refused) -> None:
+    assert refused("device=cuda") == "device=cuda: no GPU can be used here; allowed are cpu and auto"
+
+
+def test_place_below_a_file(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert refused(f"outputs_dir={tmp_path}/file/outputs").startswith(f"{tmp_path}/file/outputs")
+    for key in ("tracking.lock_dir", "tracking.artifacts", "cache_dir"):
+        assert refused(f"{key}={tmp_path}/file/x").startswith(f"{key}=")
+    assert refused(f"tracking.uri=sqlite:///{tmp_path}/file/x.db").startswith("tracking.uri=")
+
+
+class RunsCode:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def bad_checkpoint(kind: str, folder: Path) -> Path:
+    path = folder / "weights.th"
+    state = resnet20(num_classes=10, in_channels=1).state_dict()
+    if kind == "architecture":
+        state = resnet32(num_classes=10, in_channels=1).state_dict()
+    if kind == "classes":
+        state = resnet20(num_classes=7, in_channels=1).state_dict()
+    if kind == "nan":
+        state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save({**state, "extra": RunsCode(folder / "executed")} if kind == "code" else state, path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    if kind == "code without torch":
+        path.write_bytes(pickle.dumps(RunsCode(folder / "executed")))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", "cannot be read, truncated or not a checkpoint"),
+        ("code", "is not opened, since that can run code"),
+        ("code without torch", "is not opened, since that can run code"),
+        ("architecture", "does not fit CifarResNet: 0 missing; "),
+        ("classes", "2 mis-shaped (linear.weight is (7, 64) float, must be (10, 64) float, "),
+        ("nan", "layer1.0.conv1.weight holds 1 NaN or infinite values"),
+    ],
+)
+def test_checkpoints(refused: Refused, tmp_path: Path, kind: str, message: str) -> None:
+    path = bad_checkpoint(kind, tmp_path)
+    line = refused(f"model.checkpoint={path}")
+    assert line.startswith(f"model.checkpoint={path}: ")
+    assert message in line
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_that_a_users_model_brings(refused: Refused, place: Workspace) -> None:
+    (place.folder / "brought.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "def broken():\n    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "    nn.init.constant_(net[1].bias, torch.inf)\n    return net\n"
+    )
+    line = refused("model=custom", "model.factory=brought:broken")
+    assert line.startswith("model=custom: 1.bias holds NaN or infinity")
+
+
+@pytest.mark.parametrize("kind", ["no classes", "empty class", "corrupt", "missing class"])
+def test_image_folders(refused: Refused, tmp_path: Path, kind: str) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "a.png")
+    if kind == "no classes":
+        for split in ("train", "test"):
+            (tmp_path / split).rename(tmp_path / f"{split}-away")
+            (tmp_path / split).mkdir()
+    if kind == "empty class":
+        (tmp_path / "test" / "dog" / "a.png").unlink()
+    if kind == "corrupt":
+        (tmp_path / "train" / "cat" / "a.png").write_bytes(b"\x89PNG nonsense")
+    if kind == "missing class":
+        (tmp_path / "test" / "dog").rename(tmp_path / "test" / "bird")
+    said = {
+        "no classes": "image folder without classes, train/ holds no folder; allowed: ",
+        "empty class": "class without images, test/dog/; allowed: ",
+        "corrupt": "cannot decode",
+        "missing class": "1 classes missing in test/, first dog; allowed: ",
+    }
+    line = refused("data=imagefolder", f"data.root={tmp_path}", "data.size=8")
+    assert line.startswith("data.root")
+    assert said[kind] in line
+    assert str(tmp_path) in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-m", "bits=0,4"], "bits=0: "),
+        (["-m", "observer=mse,nonsense"], "observer=nonsense: there is none; allowed are "),
+        (["-m", "tracking.uri=http://127.0.0.1:1", "bits=4,8"], "tracking.uri='http://127.0.0.1:1': cannot be used"),
+        (["-m", "model.checkpoint=nowhere.th", "bits=4,8"], "model.checkpoint=nowhere.th: no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_in_a_multirun(refused: Refused, arguments: list[str], line: str) -> None:
+    assert refused(*arguments).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["train.epochs=0"], "train.epochs=0: "),
+        (["train=nonsense"], "train=nonsense: there is none; allowed are cifar10, "),
+        (["train.lr=nan"], "train.lr=nan: "),
+        (["tracking.uri=http://127.0.0.1:1"], "tracking.uri='http://127.0.0.1:1': cannot be used"),
+        (["model=custom"], "model.factory=???: it must be given"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_of_training(refused: Refused, arguments: list[str], line: str) -> None:
+    assert refused(*arguments, command="quant-sweep-train").startswith(line)
+
+
+def test_of_the_report(place: Workspace, tmp_path: Path) -> None:
+    line = the_line(Workspace(tmp_path).type("quant-sweep-report"), "quant-sweep-report")
+    assert (
+        line
+        == "tracking.uri='sqlite:///mlruns/mlflow.db': no such database; run a sweep first, or name one that is there"
+        or ("no such database" in line)
+    )
+    assert not (tmp_path / "mlruns").exists()

@@ -1,0 +1,135 @@
+"""Every yaml of every group composes and builds; the groups and the code name the same things."""
+
+import inspect
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from configured import composed
+
+from quant_sweep import engines, observers
+from quant_sweep.cli import schema
+from quant_sweep.cli.hydra_app import config_folder
+from quant_sweep.load import build, plain
+from quant_sweep.point import read_point
+from quant_sweep.scheme import AFFINE
+from quant_sweep.train import TrainConfig
+
+CONF = config_folder()
+REPOSITORY = Path(__file__).parents[1]
+OF_SWEEP = [
+    f"{group}={path.stem}"
+    for group in (
+        "data",
+        "model",
+        "observer",
+        "weight_observer",
+        "scheme",
+        "engine",
+        "calibration",
+        "tracking",
+        "experiment",
+    )
+    for path in sorted((CONF / group).glob("*.yaml"))
+]
+OF_TRAIN = [
+    f"{group}={path.stem}" for group in ("data", "model", "train") for path in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+def names(group: str) -> set[str]:
+    return {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+def test_every_group_is_tested_here() -> None:
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert groups == {choice.split("=")[0] for choice in OF_SWEEP + OF_TRAIN}
+
+
+@pytest.mark.parametrize("choice", OF_SWEEP)
+def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
+    needed = {"model=custom": ["model.factory=m:f"], "engine=builtin": ["observer=hist"]}
+    point = read_point(composed(choice, *needed.get(choice, [])))
+    group, name = choice.split("=")
+    if group != "experiment":
+        # The name of a torchvision model is that of its architecture.
+        assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
+
+
+@pytest.mark.parametrize("choice", OF_TRAIN)
+def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
+    settings = plain(
+        composed(choice, *(["model.factory=m:f"] if choice == "model=custom" else []), config="train_config")
+    )
+    assert TrainConfig(**settings["train"]).epochs > 0
+
+
+def test_report_config_composes() -> None:
+    assert plain(composed(config="report_config"))["tracking"]["experiment"] == "quant_sweep"
+
+
+@pytest.mark.parametrize(
+    ("group", "module", "base"), [("observer", observers, "Observer"), ("engine", engines, "Engine")]
+)
+def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, module, base: str) -> None:
+    exported = {getattr(module, name) for name in module.__all__}
+    built = {
+        name: type(build(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()))) for name in names(group)
+    }
+    assert set(built.values()) == {cls for cls in exported if not inspect.isabstract(cls)}
+    assert len(set(built.values())) == len(built)
+
+
+@pytest.mark.parametrize("group", ["observer", "weight_observer", "engine", "scheme", "calibration", "data", "model"])
+def test_names_are_file_names(group: str) -> None:
+    for name in names(group) - {"torchvision"}:
+        assert yaml.safe_load((CONF / group / f"{name}.yaml").read_text())["name"] == name
+
+
+def test_weight_observers_are_the_observers() -> None:
+    assert names("weight_observer") == names("observer")
+    for name in names("observer"):
+        of_weights, of_activations = (
+            yaml.safe_load((CONF / g / f"{name}.yaml").read_text()) for g in ("weight_observer", "observer")
+        )
+        assert of_weights == of_activations
+
+
+@pytest.mark.parametrize(
+    ("config", "node"), [("config", schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)]
+)
+def test_schema_and_config_have_the_same_keys(config: str, node: type) -> None:
+    written = yaml.safe_load((CONF / f"{config}.yaml").read_text())
+    groups = {next(iter(entry)) for entry in written.pop("defaults") if isinstance(entry, dict)}
+    keys = {
+        key for key in groups | set(written) if key not in ("hydra", "experiment") and not key.startswith("override ")
+    }
+    assert keys == {field.name for field in fields(node)}
+    tracking = yaml.safe_load((CONF / "tracking" / "mlflow.yaml").read_text())
+    assert set(tracking) == {field.name for field in fields(schema.Tracking)}
+
+
+def test_affine_is_affine() -> None:
+    assert read_point(composed("scheme=affine")).scheme == AFFINE
+
+
+def test_defaults_in_yaml_are_the_defaults_in_code() -> None:
+    """A person who leaves the yaml out, in a library call, gets the same observer."""
+    for name in names("observer"):
+        node = yaml.safe_load((CONF / "observer" / f"{name}.yaml").read_text())
+        assert build("observer", node) == build("observer", {"_target_": node["_target_"]})
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_configs(tmp_path: Path) -> None:
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(tmp_path), versions=["standard"])
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {f"quant_sweep/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
+    wanted |= {f"quant_sweep/conf/weight_observer/{name}.yaml" for name in names("observer")}  # rglob follows no link
+    assert "quant_sweep/conf/config.yaml" in wanted
+    assert wanted <= inside
+    assert {"quant_sweep/cli/sweep.py", "quant_sweep/run.py"} <= inside
