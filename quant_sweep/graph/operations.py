@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import fx, nn
 
 from quant_sweep.errors import InputError
@@ -39,7 +38,7 @@ _MODULES: dict[Operation, tuple[type[nn.Module], ...]] = {
     ),
     Operation.KEEP: (
         nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.ZeroPad2d,
-        nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, torchvision.ops.Permute,
+        nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle,
     ),
 }  # fmt: skip
 _FUNCTIONS: dict[Operation, set[Any]] = {
@@ -63,6 +62,7 @@ _METHODS: dict[Operation, set[str]] = {
     Operation.AVERAGE: {"mean"},
     Operation.KEEP: {
         "view", "reshape", "flatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk", "split",
+        "detach", "clone",
     },
 }  # fmt: skip
 _FUNCTIONAL_LAYERS = {F.conv1d, F.conv2d, F.conv3d, F.linear, F.conv_transpose2d, torch.conv2d}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torchvision.ops import StochasticDepth, stochastic_depth
+from torchvision.ops import stochastic_depth
 
 from quant_sweep.errors import InputError
 
@@ -19,7 +19,7 @@ _ADVICE = (
     "torch.fx follows no control flow that depends on tensor values: rewrite this forward, "
     "or move the offending lines into a function marked with torch.fx.wrap"
 )
-_TRAINING_ONLY = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth)
+_TRAINING_ONLY = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _TRAINING_ONLY_FUNCTIONS = (F.dropout, F.dropout2d, stochastic_depth)
 _OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,

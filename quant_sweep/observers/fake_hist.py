@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
@@ -44,4 +45,4 @@ class FakeHist(Observer):
         for batch in summary.batches[1:]:
             lo = lo + self.momentum * (batch.quantile(1 - upper) - lo)
             hi = hi + self.momentum * (batch.quantile(upper) - hi)
-        return lo, hi
+        return lo, torch.maximum(lo, hi)  # float rounding may part them by an ulp

@@ -13,7 +13,7 @@ the scale by well under 1 % unless the error is flat around its minimum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -28,7 +28,7 @@ from quant_sweep.observers.base import Observer
 from quant_sweep.spec import QuantSpec
 from quant_sweep.summary import Summary
 
-_STEP = 1e-5  # share of all values that a step trims
+_STEPS = 100_000  # each trims this part of all values
 _PATIENCE = 64  # steps without a gain after which the search ends
 
 
@@ -96,19 +96,23 @@ def _trimming_path(counts: Tensor) -> Iterator[tuple[int, int]]:
     The path follows from the histogram alone, so its errors can be computed many at a time.
     """
     share = counts.cumsum(dim=0).to(torch.float64) / counts.sum()
-    trimmed = torch.arange(1, round(1 / _STEP) + 1) * _STEP
-    lows = torch.searchsorted(share, trimmed).tolist()
-    highs = (torch.searchsorted(share, 1.0 - trimmed, right=True) - 1).tolist()
+    lows = _bins_where(lambda trimmed: torch.searchsorted(share, trimmed))
+    highs = _bins_where(lambda trimmed: torch.searchsorted(share, 1.0 - trimmed, right=True) - 1)
     start, end = 0, len(counts) - 1
     yield start, end
-    i = j = 0  # steps taken from below and from above
-    while i + j < len(lows):
-        low, high = min(max(lows[i], start), end), max(min(highs[j], end), start)
+    next_low, next_high = next(lows), next(highs)
+    for _ in range(_STEPS):
+        low, high = min(max(next_low, start), end), max(min(next_high, end), start)
         if low - start > end - high:
-            start, i = low, i + 1
-        elif end - high > 0:
-            end, j = high, j + 1
+            start, next_low = low, next(lows)
         else:
-            j += 1
-            continue
+            moved, end, next_high = end - high, high, next(highs)
+            if moved == 0:
+                continue
         yield start, end
+
+
+def _bins_where(bins_of: Callable[[Tensor], Tensor]) -> Iterator[int]:
+    """The bin where each step's trimming ends; looked up a block at a time, for most searches end early."""
+    for steps in torch.arange(1, _STEPS + 2, dtype=torch.float64).split(4 * _PATIENCE):
+        yield from bins_of(steps / _STEPS).tolist()

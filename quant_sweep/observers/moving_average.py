@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
@@ -38,4 +39,4 @@ class MovingAverage(Observer):
         for batch in summary.batches[1:]:
             lo = lo + self.averaging_constant * (batch.lo - lo)
             hi = hi + self.averaging_constant * (batch.hi - hi)
-        return lo, hi
+        return lo, torch.maximum(lo, hi)  # float rounding may part them by an ulp

@@ -49,8 +49,8 @@ def test_eight_bit_scale_is_within_one_percent_of_torch_ao(name: str) -> None:
         ("uniform", 1.001),
         # Measured: the scales differ by 1 to 14 %, since torch.ao stops at the first of many trims without a gain.
         # The error is nearly flat there or ours is smaller.
-        ("gaussian", 0.95),
-        ("shifted", 0.95),
+        ("gaussian", 0.97),
+        ("shifted", 0.97),
         ("lognormal", 1.0),
         ("laplace", 1.01),
         # torch.ao trims the one outlier unasked, which costs 3 times as much as keeping it ...
