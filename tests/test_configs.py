@@ -4,6 +4,8 @@ import inspect
 import zipfile
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -19,36 +21,38 @@ from quant_sweep.train import TrainConfig
 
 CONF = config_folder()
 REPOSITORY = Path(__file__).parents[1]
-OF_SWEEP = [
-    f"{group}={path.stem}"
-    for group in (
-        "data",
-        "model",
-        "observer",
-        "weight_observer",
-        "scheme",
-        "engine",
-        "calibration",
-        "tracking",
-        "experiment",
-    )
-    for path in sorted((CONF / group).glob("*.yaml"))
+SWEEP_GROUPS = [
+    "data",
+    "model",
+    "observer",
+    "weight_observer",
+    "scheme",
+    "engine",
+    "calibration",
+    "tracking",
+    "experiment",
 ]
-OF_TRAIN = [
-    f"{group}={path.stem}" for group in ("data", "model", "train") for path in sorted((CONF / group).glob("*.yaml"))
-]
+TRAIN_GROUPS = ["data", "model", "train"]
 
 
 def names(group: str) -> set[str]:
     return {path.stem for path in (CONF / group).glob("*.yaml")}
 
 
+def choices(groups: list[str]) -> list[str]:
+    return [f"{group}={name}" for group in groups for name in sorted(names(group))]
+
+
+def node(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+
+
 def test_every_group_is_tested_here() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert groups == {choice.split("=")[0] for choice in OF_SWEEP + OF_TRAIN}
+    assert groups == {*SWEEP_GROUPS, *TRAIN_GROUPS}
 
 
-@pytest.mark.parametrize("choice", OF_SWEEP)
+@pytest.mark.parametrize("choice", choices(SWEEP_GROUPS))
 def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
     needed = {"model=custom": ["model.factory=m:f"], "engine=builtin": ["observer=hist"]}
     point = read_point(composed(choice, *needed.get(choice, [])))
@@ -58,7 +62,7 @@ def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
         assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
 
-@pytest.mark.parametrize("choice", OF_TRAIN)
+@pytest.mark.parametrize("choice", choices(TRAIN_GROUPS))
 def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
     settings = plain(
         composed(choice, *(["model.factory=m:f"] if choice == "model=custom" else []), config="train_config")
@@ -70,43 +74,36 @@ def test_report_config_composes() -> None:
     assert plain(composed(config="report_config"))["tracking"]["experiment"] == "quant_sweep"
 
 
-@pytest.mark.parametrize(
-    ("group", "module", "base"), [("observer", observers, "Observer"), ("engine", engines, "Engine")]
-)
-def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, module, base: str) -> None:
+@pytest.mark.parametrize(("group", "module"), [("observer", observers), ("engine", engines)])
+def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, module: ModuleType) -> None:
     exported = {getattr(module, name) for name in module.__all__}
-    built = {
-        name: type(build(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()))) for name in names(group)
-    }
-    assert set(built.values()) == {cls for cls in exported if not inspect.isabstract(cls)}
-    assert len(set(built.values())) == len(built)
+    built = [type(build(group, node(group, name))) for name in names(group)]
+    assert set(built) == {cls for cls in exported if not inspect.isabstract(cls)}
+    assert len(set(built)) == len(built)
 
 
 @pytest.mark.parametrize("group", ["observer", "weight_observer", "engine", "scheme", "calibration", "data", "model"])
 def test_names_are_file_names(group: str) -> None:
     for name in names(group) - {"torchvision"}:
-        assert yaml.safe_load((CONF / group / f"{name}.yaml").read_text())["name"] == name
+        assert node(group, name)["name"] == name
 
 
 def test_weight_observers_are_the_observers() -> None:
     assert names("weight_observer") == names("observer")
     for name in names("observer"):
-        of_weights, of_activations = (
-            yaml.safe_load((CONF / g / f"{name}.yaml").read_text()) for g in ("weight_observer", "observer")
-        )
-        assert of_weights == of_activations
+        assert node("weight_observer", name) == node("observer", name)
 
 
 @pytest.mark.parametrize(
-    ("config", "node"), [("config", schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)]
+    ("config", "types"), [("config", schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)]
 )
-def test_schema_and_config_have_the_same_keys(config: str, node: type) -> None:
+def test_schema_and_config_have_the_same_keys(config: str, types: type) -> None:
     written = yaml.safe_load((CONF / f"{config}.yaml").read_text())
     groups = {next(iter(entry)) for entry in written.pop("defaults") if isinstance(entry, dict)}
     keys = {
         key for key in groups | set(written) if key not in ("hydra", "experiment") and not key.startswith("override ")
     }
-    assert keys == {field.name for field in fields(node)}
+    assert keys == {field.name for field in fields(types)}
     tracking = yaml.safe_load((CONF / "tracking" / "mlflow.yaml").read_text())
     assert set(tracking) == {field.name for field in fields(schema.Tracking)}
 
@@ -118,8 +115,8 @@ def test_affine_is_affine() -> None:
 def test_defaults_in_yaml_are_the_defaults_in_code() -> None:
     """A person who leaves the yaml out, in a library call, gets the same observer."""
     for name in names("observer"):
-        node = yaml.safe_load((CONF / "observer" / f"{name}.yaml").read_text())
-        assert build("observer", node) == build("observer", {"_target_": node["_target_"]})
+        written = node("observer", name)
+        assert build("observer", written) == build("observer", {"_target_": written["_target_"]})
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ from quant_sweep.models import resnet20, write_checkpoint
 from quant_sweep.tracking import Tracker
 
 
-class Asked(Exception):
+class AskedError(Exception):
     """The key under which a run looked for itself."""
 
 
 class NoTracker:
     def lock(self, key: str):
-        raise Asked(key)
+        raise AskedError(key)
 
 
 KeyOf = Callable[..., str]
@@ -45,7 +45,7 @@ def key_of(tmp_path_factory: pytest.TempPathFactory) -> KeyOf:
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run, "open_tracker", lambda _: NoTracker())
-            with pytest.raises(Asked) as asked:
+            with pytest.raises(AskedError) as asked:
                 run.run_point(cfg, sweep=None)
         return str(asked.value)
 

@@ -71,7 +71,7 @@ def test_messages_name_the_key() -> None:
 
 @pytest.mark.parametrize("value", ["x", None, [1]])
 def test_a_parameter_of_the_wrong_kind(value: object) -> None:
-    with pytest.raises(InputError, match="^observer"):
+    with pytest.raises(InputError, match=r"^observer\.percentile="):
         build("observer", {"_target_": "quant_sweep.observers.FakeHist", "percentile": value})
 
 

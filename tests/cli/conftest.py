@@ -1,84 +1,10 @@
-"""A place to type commands: in this process, which is quick, or as a process of its own."""
+"""A trained network and an empty working folder for the tests of commands."""
 
-import contextlib
-import contextvars
-import io
-import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-
-from quant_sweep import load, run
-from quant_sweep.cli import report, sweep, train
-from quant_sweep.tracking import read_runs
-
-COMMANDS: dict[str, ModuleType] = {"quant-sweep": sweep, "quant-sweep-train": train, "quant-sweep-report": report}
-CACHES = (load._data_set, load._trained, run._one_pass, run.draw_calibration_images)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left on the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """A working folder with its own store."""
-
-    folder: Path
-
-    def type(self, command: str, *arguments: str) -> Outcome:
-        """Run a command here, in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", [command, *arguments])
-            patch.setenv("HYDRA_FULL_ERROR", "1")
-            try:
-                contextvars.copy_context().run(COMMANDS[command].main)
-                code = 0
-            except SystemExit as end:
-                code = int(end.code or 0)
-            except Exception as error:
-                code = 1
-                err.write(f"Traceback: {error!r}")
-            finally:
-                GlobalHydra.instance().clear()
-                logging.getLogger().handlers.clear()  # Hydra's own, which write to this terminal
-                for cache in CACHES:
-                    cache.cache_clear()
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
-        """Run a command here as a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-c", f"from {COMMANDS[command].__name__} import main; main()", *arguments],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def runs(self, kind: str = "point", experiment: str = "quant_sweep") -> pd.DataFrame:
-        """What the store holds."""
-        runs = read_runs(f"sqlite:///{self.folder}/mlruns/mlflow.db", experiment)
-        return runs[runs["kind"] == kind].reset_index(drop=True)
-
-    def report(self, name: str = "report.md", experiment: str = "quant_sweep") -> Path:
-        return self.folder / "outputs" / "report" / experiment / name
+from terminal import Outcome, Workspace, quick
 
 
 @pytest.fixture
@@ -102,9 +28,5 @@ def checkpoint(training: tuple[Workspace, Outcome]) -> Path:
 
 @pytest.fixture
 def sweeping(checkpoint: Path) -> Callable[..., list[str]]:
-    """Arguments of a quick sweep, and more."""
-
-    def arguments(*more: str) -> list[str]:
-        return [f"model.checkpoint={checkpoint}", "calibration.images=64", "device=cpu", *more]
-
-    return arguments
+    """Arguments of a quick run, and more."""
+    return lambda *more: [*quick(checkpoint), *more]

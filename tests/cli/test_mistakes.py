@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Outcome, Workspace
 from PIL import Image
+from terminal import Outcome, Workspace
 
 from quant_sweep import run
 from quant_sweep.models import resnet20, resnet32
@@ -142,7 +142,7 @@ def test_no_gpu(refused: Refused) -> None:
 def test_place_below_a_file(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert refused(f"outputs_dir={tmp_path}/file/outputs").startswith(f"{tmp_path}/file/outputs")
-    for key in ("tracking.lock_dir", "tracking.artifacts", "cache_dir"):
+    for key in ("tracking.lock_dir", "tracking.artifacts", "data.cache_dir"):
         assert refused(f"{key}={tmp_path}/file/x").startswith(f"{key}=")
     assert refused(f"tracking.uri=sqlite:///{tmp_path}/file/x.db").startswith("tracking.uri=")
 
@@ -258,11 +258,7 @@ def test_of_training(refused: Refused, arguments: list[str], line: str) -> None:
     assert refused(*arguments, command="quant-sweep-train").startswith(line)
 
 
-def test_of_the_report(place: Workspace, tmp_path: Path) -> None:
+def test_of_the_report(tmp_path: Path) -> None:
     line = the_line(Workspace(tmp_path).type("quant-sweep-report"), "quant-sweep-report")
-    assert (
-        line
-        == "tracking.uri='sqlite:///mlruns/mlflow.db': no such database; run a sweep first, or name one that is there"
-        or ("no such database" in line)
-    )
+    assert line.startswith(f"tracking.uri='sqlite:///{tmp_path}/mlruns/mlflow.db': no such database; run a sweep first")
     assert not (tmp_path / "mlruns").exists()
