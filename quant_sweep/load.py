@@ -63,7 +63,7 @@ def build(group: str, node: Mapping[str, Any], **more: Any) -> Any:
     try:
         return instantiate(arguments, **more, _convert_="all", _recursive_=False)
     except InstantiationException as error:
-        if isinstance(error.__cause__, TypeError):
+        if isinstance(error.__cause__, TypeError) and group != "model":  # a user's own factory keeps its traceback
             typed = " ".join(f"{group}.{key}={value}" for key, value in arguments.items() if key != "_target_")
             raise InputError(f"{typed or group}: {error.__cause__}") from error.__cause__
         if not isinstance(error.__cause__, InputError):

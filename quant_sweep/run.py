@@ -63,7 +63,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
         baseline = float_baseline(tracker, point, model, data)
         parent = tracker.sweep(sweep) if sweep else None
         with tracker.record(kind="point", key=key, name=str(point), params=point.params(), parent=parent) as record:
-            record.text(OmegaConf.to_yaml(cfg, resolve=True), "config.yaml")
+            record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
             quantized = quantize_model(model, point, specs, images)
             evaluation = evaluate(quantized.network, data, data.test, cfg.batch_size, point.device)
             _record_result(record, quantized, specs, evaluation, baseline)

@@ -61,8 +61,9 @@ class Builtin(Flow):
                 prepared(batch)
             if prepared is None:
                 raise InputError("calibration.images=0: at least one batch is needed")
-            qparams = _observed_qparams(prepared)
-            return convert_fx(prepared), qparams
+            activations = _activation_qparams(prepared, QuantSpec(bits=7 if self.reduce_range else 8))
+            converted = convert_fx(prepared)
+            return converted, activations | _weight_qparams(converted)
 
     def _qconfig_mapping(self, observer: str) -> Any:
         import torch.ao.quantization as ao
@@ -73,7 +74,7 @@ class Builtin(Flow):
         return ao.QConfigMapping().set_global(qconfig)
 
 
-def _observed_qparams(prepared: torch.fx.GraphModule) -> dict[str, QParams]:
+def _activation_qparams(prepared: torch.fx.GraphModule, spec: QuantSpec) -> dict[str, QParams]:
     """Grids of the activations, as torch.ao's observers chose them, by tensor name."""
     qparams = {}
     for node in prepared.graph.nodes:
@@ -83,7 +84,19 @@ def _observed_qparams(prepared: torch.fx.GraphModule) -> dict[str, QParams]:
         name = "input" if source.op == "placeholder" else f"{_path(source)}.output"
         scale, zero_point = prepared.get_submodule(str(node.target)).calculate_qparams()  # type: ignore[operator]
         scale, zero_point = scale.to(torch.float32).reshape(()), zero_point.to(torch.int32).reshape(())
-        qparams[name] = QParams(scale, zero_point, QuantSpec(bits=8))
+        qparams[name] = QParams(scale, zero_point, spec)
+    return qparams
+
+
+def _weight_qparams(converted: torch.fx.GraphModule) -> dict[str, QParams]:
+    """Grids of the weights in the converted layers, by tensor name."""
+    spec = QuantSpec(bits=8, signed=True, symmetric=True, channel_axis=0)
+    qparams = {}
+    for path, module in converted.named_modules():
+        weight = module.weight() if callable(getattr(module, "weight", None)) else None
+        if isinstance(weight, Tensor) and weight.is_quantized:
+            scale = weight.q_per_channel_scales().to(torch.float32)
+            qparams[f"{path}.weight"] = QParams(scale, weight.q_per_channel_zero_points().to(torch.int32), spec)
     return qparams
 
 

@@ -1,9 +1,9 @@
 """Fake quantization: float32 arithmetic on values that lie on their grids. Any width from 2 to 16 bits, CPU or GPU.
 
 Weights are put on their grids once, activations on the way, by four elementwise operations in place: the same float32
-steps as `affine.fake_quantize`, hence the same values bit for bit. On CPUs they take an eighth of the time of torch's
-fused kernel (0.5 against 4 ns a value), which also multiplies by 1 / scale where they divide and so rounds some ties
-differently. Sums are accumulated in float32, not in integers.
+steps as `affine.fake_quantize`, hence on the CPU the same values bit for bit. There they take an eighth of the time of
+torch's fused kernel (0.5 against 4 ns a value), which also multiplies by 1 / scale where they divide and so rounds some
+ties differently. Sums are accumulated in float32, not in integers.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from small_networks import cifar_resnet20, images, tiny
 
 from quant_sweep.engines import Builtin
 from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, quantizable
 
 OBSERVERS = ["minmax", "hist", "moving_average"]
 
@@ -35,12 +36,17 @@ def test_names_of_its_grids(batches: list[torch.Tensor]) -> None:
     _, qparams = Builtin().quantize(tiny(), lambda: batches, "minmax")
     assert "input" in qparams
     assert "conv1.output" in qparams
-    assert all(name == "input" or name.endswith(".output") for name in qparams)
+    weights = {name: grid for name, grid in qparams.items() if name.endswith(".weight")}
+    activations = {name: grid for name, grid in qparams.items() if name == "input" or name.endswith(".output")}
+    assert weights.keys() == {point.name for point in quantizable(tiny(), Fusion.conv_bn_relu).weights}
+    assert qparams.keys() == weights.keys() | activations.keys()
     seen = torch.cat(batches)
     levels = 127 if Builtin().reduce_range else 255
     width = float(seen.max() - seen.min())
     assert float(qparams["input"].scale) == pytest.approx(width / levels, rel=1e-5)
-    assert all(grid.spec.bits == 8 and grid.scale.dim() == 0 for grid in qparams.values())
+    bits = 7 if Builtin().reduce_range else 8
+    assert all(grid.spec.bits == bits and grid.scale.dim() == 0 for grid in activations.values())
+    assert all(grid.spec.bits == 8 and grid.spec.signed and grid.scale.dim() == 1 for grid in weights.values())
 
 
 def test_model_is_not_changed(batches: list[torch.Tensor]) -> None:
