@@ -56,12 +56,16 @@ class Point:
         return " ".join([*names[:3], self.fusion.value, names[3], bits])
 
     def params(self) -> dict[str, object]:
-        """Every config axis by its name on the command line, and what the machine decided."""
+        """Every config axis by its name on the command line; `device` as it was resolved."""
+        axes = flat_params({key: value for key, value in self.settings.items() if key not in _RIM})
+        return axes | {"device": self.device.type}
+
+    def tags(self) -> dict[str, str]:
+        """What the machine decided and nobody typed."""
         facts: dict[str, object] = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
         if isinstance(self.engine, Flow):
             facts |= self.engine.facts()
-        named = {f"engine.{name}": value for name, value in facts.items()} | {"device": self.device.type}
-        return flat_params({key: value for key, value in self.settings.items() if key not in _RIM}) | named
+        return {name: str(value) for name, value in facts.items()}
 
     def contents(self) -> dict[str, object]:
         """What of the config decides the numbers, JSON-able; weights and images are left to their digests."""

@@ -62,7 +62,9 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             return
         baseline = float_baseline(tracker, point, model, data)
         parent = tracker.sweep(sweep) if sweep else None
-        with tracker.record(kind="point", key=key, name=str(point), params=point.params(), parent=parent) as record:
+        with tracker.record(
+            kind="point", key=key, name=str(point), params=point.params(), parent=parent, tags=point.tags()
+        ) as record:
             record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
             quantized = quantize_model(model, point, specs, images)
             evaluation = evaluate(quantized.network, data, data.test, cfg.batch_size, point.device)

@@ -33,7 +33,8 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
 
     Args:
         runs: as `Tracker.runs()` or `read_runs` give them.
-        folder: created if need be; files of the same names are replaced.
+        folder: created if need be; files of the same names are replaced, pictures and pivots of an earlier report
+            that this one does not have are removed.
 
     Raises:
         InputError: `folder` cannot be written.
@@ -45,10 +46,19 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = tuple(_write(folder / name, content) for name, content in contents.items())
+        _remove_outdated(folder, files)
     except OSError as error:
         reason = f"cannot write the report here ({error.strerror}); choose a folder that you may write to"
         raise InputError(f"outputs_dir={str(folder)!r}: {reason}") from error
     return Report(text, folder, files)
+
+
+def _remove_outdated(folder: Path, files: tuple[Path, ...]) -> None:
+    """Take away what an earlier report left of sections that now have other names."""
+    for pattern in ("accuracy_*.png", "heatmap_*.png", "pivot_*.csv"):
+        for path in folder.glob(pattern):
+            if path not in files:
+                path.unlink()
 
 
 def _contents(points: list[Point], sections: list[Section]) -> dict[str, bytes]:

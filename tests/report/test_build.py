@@ -33,6 +33,14 @@ def test_the_folder_holds_page_tables_and_pictures(tmp_path: Path) -> None:
     assert ".png" not in report.text
 
 
+def test_what_an_earlier_report_left_is_taken_away(tmp_path: Path) -> None:
+    before = build_report(frame(*STUDY), tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"kept")
+    after = build_report(frame(*STUDY[:2]), tmp_path)
+    assert set(before.files) - set(after.files), "their names follow the settings that differ"
+    assert set(tmp_path.iterdir()) == {*after.files, tmp_path / "mine.png"}
+
+
 def test_the_short_result_has_the_shape_of_the_study(tmp_path: Path) -> None:
     text = build_report(frame(*STUDY), tmp_path).text
     rows = [line.split("|")[1].strip() for line in text.split("\n") if line.startswith("| ")]
