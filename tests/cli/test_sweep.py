@@ -88,7 +88,7 @@ def test_one_run_leaves_everything(store: Workspace, client: MlflowClient, sweep
         100 * (predictions["prediction"] == predictions["float_prediction"]).mean()
     )
     config = artifact(client, run.info.run_id, "config.yaml").read_text()
-    assert "\nweight_bits: bits_4\n" in config
+    assert "\nweight_bits: 4\n" in config
     assert "${" not in config
 
     (float_run,) = store.runs("float", "one").to_dict("records")
