@@ -2,6 +2,7 @@
 
 from quant_sweep.engines.base import Engine, Flow
 from quant_sweep.engines.builtin import Builtin
+from quant_sweep.engines.int8 import Int8
 from quant_sweep.engines.simulate import Simulate
 
-__all__ = ["Builtin", "Engine", "Flow", "Simulate"]
+__all__ = ["Builtin", "Engine", "Flow", "Int8", "Simulate"]
