@@ -30,8 +30,9 @@ ui: .venv/installed  ## MLflow UI over mlruns/ on 127.0.0.1 (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
 		--backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
+# One file per worker at a time; one thread each, for two pools of threads on two cores wait for each other.
 test: .venv/installed-dev  ## all tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed-dev  ## lint, format, types, import layers
 	$(BIN)/ruff check .

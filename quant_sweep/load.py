@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -160,12 +160,13 @@ def _check_finite(model: str, module: nn.Module) -> None:
             raise InputError(f"model={model}: {name} holds NaN or infinity; only finite weights can be quantized")
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that `device=` names; auto takes a GPU where there is one.
+def resolve_device(name: str, possible: Sequence[str] = ("cpu", "cuda")) -> torch.device:
+    """The device that `device=` names; auto takes a GPU where there is one and `possible` has it.
 
     Raises:
         InputError: cuda is asked for and not there.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    usable = "cuda" in possible and torch.cuda.is_available()
+    if name == "cuda" and not usable:
         raise InputError("device=cuda: no GPU can be used here; allowed are cpu and auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if name != "cpu" and usable else "cpu")

@@ -104,7 +104,7 @@ def read_point(cfg: DictConfig) -> Point:
         widths=BitWidths(settings["weight_bits"], settings["activation_bits"], settings["overrides"]),
         fusion=Fusion(settings["fusion"]),
         engine=engine,
-        device=torch.device("cpu") if isinstance(engine, Flow) else resolve_device(settings["device"]),
+        device=resolve_device(settings["device"], engine.devices),
     )
     if point.update_batch_norm and point.fusion is not Fusion.none:
         raise InputError(

@@ -23,6 +23,7 @@ from quant_sweep.calibrate_sequentially import calibrate_sequentially
 from quant_sweep.content_key import content_key
 from quant_sweep.data import DataSet, calibration_indices
 from quant_sweep.engines import Flow
+from quant_sweep.engines.int8 import IntegerNetwork
 from quant_sweep.evaluate import Evaluation, evaluate
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.load import LoadedModel, load_data, load_model
@@ -209,6 +210,8 @@ def _record_result(
         "images_per_second": evaluation.images_per_second,
         "model_size_mb": quantized_megabytes(quantized.graph, weight_bits),
     }
+    if isinstance(quantized.network, IntegerNetwork):
+        metrics["float_tensors"] = len(quantized.network.float_tensors)
     for name, grid in quantized.qparams.items():
         if grid.scale.dim() == 0:  # weights per channel are in the table only
             metrics[f"scale/{name}"] = grid.scale.item()

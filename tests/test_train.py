@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -77,7 +78,8 @@ def ignore(_result: EpochResult) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_complete_and_valid(path: Path) -> None:
-    TrainConfig(**OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type, misc]
+    with initialize_config_dir(str(path.parent), version_base="1.3"):
+        TrainConfig(**OmegaConf.to_container(compose(path.stem)))  # type: ignore[arg-type, misc]
 
 
 @pytest.mark.parametrize(

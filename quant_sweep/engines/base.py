@@ -15,7 +15,12 @@ class Engine(ABC):
     """Runs a network on given grids. All engines of this kind take the same QParams and can be held against each other.
 
     To add one: a final subclass in a file of its own, its name in `engines/__init__.py`, a yaml in `conf/engine/`.
+
+    Attributes:
+        devices: types of torch devices that it computes on.
     """
+
+    devices: tuple[str, ...] = ("cpu",)
 
     @abstractmethod
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> nn.Module:
@@ -38,9 +43,11 @@ class Flow(ABC):
 
     Attributes:
         bits: the only width it has.
+        devices: types of torch devices that it computes on.
     """
 
     bits: int
+    devices: tuple[str, ...] = ("cpu",)
 
     @abstractmethod
     def check(self, observer: str) -> None:

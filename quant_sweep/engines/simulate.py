@@ -22,6 +22,8 @@ from quant_sweep.spec import QParams
 class Simulate(Engine):
     """Quantization simulated in float32."""
 
+    devices = ("cpu", "cuda")
+
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> nn.Module:
         points = {p.name: FakeQuantize(qparams[p.name]) for p in graph.activations if p.name in qparams}
         network = insert_at_points(graph, points)

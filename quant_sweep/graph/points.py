@@ -97,7 +97,7 @@ def quantizable(model: nn.Module, fusion: Fusion) -> QuantGraph:
     modules = dict(traced.named_modules())
     operations = {node: operation_of(node, modules) for node in traced.graph.nodes}
     readers = _readers_none(operations) if fusion is Fusion.none else _readers_fused(operations, fusion)
-    names = _tensor_names(traced.graph)
+    names = tensor_names(traced.graph)
     order = [node for node in operations if node in readers]
     layers = dict.fromkeys(str(node.target) for node, op in operations.items() if op is Operation.WEIGHTED)
     return QuantGraph(
@@ -136,7 +136,7 @@ def _readers_fused(operations: Operations, fusion: Fusion) -> Readers:
                 chosen.add(_source(other, fused[1], operations)[0])
         elif fusion is Fusion.bn and operation in {Operation.CLAMP, Operation.ACTIVATION}:
             chosen.add(node)
-    readers = {node: [user for user in node.users if not _leads_only_out(user, operations)] for node in chosen}
+    readers = {node: [user for user in node.users if not leads_only_out(user, operations)] for node in chosen}
     return {node: found for node, found in readers.items() if found}
 
 
@@ -180,14 +180,14 @@ def _source(node: fx.Node, reader: fx.Node, operations: Operations) -> tuple[fx.
     return node, reader
 
 
-def _leads_only_out(reader: fx.Node, operations: Operations) -> bool:
+def leads_only_out(reader: fx.Node, operations: Operations) -> bool:
     """Whether what `reader` reads goes nowhere but to the output of the network."""
     if reader.op == "output":
         return True
-    return operations[reader] is Operation.KEEP and all(_leads_only_out(user, operations) for user in reader.users)
+    return operations[reader] is Operation.KEEP and all(leads_only_out(user, operations) for user in reader.users)
 
 
-def _tensor_names(graph: fx.Graph) -> dict[fx.Node, str]:
+def tensor_names(graph: fx.Graph) -> dict[fx.Node, str]:
     """Names after the module that makes a tensor; further calls of the same module or function get _1, _2, ..."""
     names: dict[fx.Node, str] = {}
     taken: set[str] = set()

@@ -1,0 +1,205 @@
+"""The steps of a quantized network: what is computed on codes, what in float, and where one becomes the other.
+
+A value lives either as codes on a grid or as it is: in float, or no tensor at all (a size). Every step writes one.
+All arithmetic that a step stands for is given in real units, r = scale * (q - zero_point), and rounded once, when it
+is written; how an engine reaches that, and how it stores the codes, is its own affair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import fx
+
+from quant_sweep.affine import quantize
+from quant_sweep.spec import QParams
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Value:
+    """Something that a step writes.
+
+    Attributes:
+        name: unique among the values of a network; that of its graph node, with a mark behind it if the node has
+            values of both kinds.
+        grid: codes on this grid; None: float, or no tensor.
+    """
+
+    name: str
+    grid: QParams | None
+
+
+@dataclass(frozen=True, eq=False)
+class Step(ABC):
+    """What writes `out`."""
+
+    out: Value
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[Value, ...]:
+        """The values it reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class _OneInput(Step, ABC):
+    x: Value
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.x,)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Quantize(_OneInput):
+    """Float to codes."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dequantize(_OneInput):
+    """Codes to float, exactly."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Lookup(_OneInput):
+    """A function of one code: its result depends on nothing but the code, so a table of all codes says everything.
+
+    Attributes:
+        node: an activation function; None changes the grid alone.
+        limits: of the clamp, in real units, if the function is one; (-inf, inf) for a change of grid, None otherwise.
+    """
+
+    node: fx.Node | None
+    limits: tuple[float, float] | None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Average(_OneInput):
+    """Average pooling or mean of codes. The sum of the codes is a whole number; it is divided and rounded once."""
+
+    node: fx.Node
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pad(_OneInput):
+    """Padding with 0.0, that is with the zero-point.
+
+    Attributes:
+        padding: as torch.nn.functional.pad takes it.
+    """
+
+    padding: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Sum(Step):
+    """x + y, cut off at `limits`: (lowest, highest) in real units."""
+
+    x: Value
+    y: Value
+    limits: tuple[float, float]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.x, self.y)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Layer(Step):
+    """A convolution or linear layer on codes: clamp(layer(x) + residual, limits), in codes or, unrounded, in float.
+
+    Attributes:
+        module: its path; the grid of its weight goes by `<module>.weight`.
+        residual: codes that are added to the accumulator.
+        limits: (lowest, highest) in real units; infinite where nothing is cut off.
+    """
+
+    module: str
+    x: Value
+    residual: Value | None
+    limits: tuple[float, float]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.x,) if self.residual is None else (self.x, self.residual)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Move(Step):
+    """The operation of `node` on codes of one grid, which it selects, moves or compares, and never changes.
+
+    Attributes:
+        reads: the value of each input of the node.
+    """
+
+    node: fx.Node
+    reads: Mapping[fx.Node, Value]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return tuple(self.reads.values())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Compute(Step):
+    """The operation of `node` as the float network has it, on values as they are; the output node returns its argument.
+
+    Attributes:
+        reads: the value of each input of the node.
+    """
+
+    node: fx.Node
+    reads: Mapping[fx.Node, Value]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return tuple(self.reads.values())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A network as steps.
+
+    Attributes:
+        steps: in order; the first value is that of the images, the last step's is what the network returns.
+        images: what the network is given.
+        points: the value of each activation point that has a grid, by the point's name.
+        float_tensors: names of tensors inside the network that are computed in float. The logits, and what is done
+            to them alone, do not count.
+    """
+
+    steps: tuple[Step, ...]
+    images: Value
+    points: Mapping[str, Value]
+    float_tensors: tuple[str, ...]
+
+
+def same_grid(a: QParams | None, b: QParams | None) -> bool:
+    """Whether a code stands for the same real value on both."""
+    if a is None or b is None or a.spec != b.spec:
+        return False
+    return torch.equal(a.scale, b.scale) and torch.equal(a.zero_point, b.zero_point)
+
+
+def bounds(grid: QParams, limits: tuple[float, float]) -> tuple[int, int]:
+    """The codes between which a value cut off at `limits` (real units) lies once it is rounded.
+
+    Rounding keeps order, so cutting off the code gives what rounding the value that was cut off gives.
+    """
+    lowest, highest = quantize(torch.tensor(limits), grid).tolist()
+    return lowest, highest

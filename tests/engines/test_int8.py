@@ -1,0 +1,473 @@
+"""`Int8` against exact sums layer by layer, and against `Simulate` tensor by tensor."""
+
+import math
+import platform
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import cifar_resnet20, images, shaken, tiny
+from torch import Tensor, nn
+
+from quant_sweep.affine import dequantize, quantize
+from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
+from quant_sweep.engines import Int8, Simulate, int8
+from quant_sweep.engines.lowering import Layer, Value
+from quant_sweep.engines.onednn import Placed, kernel_of
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.models import resnet20
+from quant_sweep.observers import MSE, MinMax
+from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.spec import QParams, QuantSpec
+
+SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
+SCHEMES = {"affine": AFFINE, "symmetric": SYMMETRIC}
+CHECKPOINT = Path(__file__).parents[3] / "shared" / "checkpoints" / "resnet20-12fca82f.th"
+RARE = 1e-4  # share of values that may round to the other side of a tie
+NEAR = 1e-4  # how far from the tie, in codes: what float32 sums of some hundred products are off
+
+pytestmark = pytest.mark.skipif(int8.why_not_exact() is not None, reason="needs exact integer kernels")
+
+
+# -- one layer against exact sums --
+
+
+def grid(bits: int, signed: bool, place: float, scale: float) -> QParams:
+    """An activation's grid whose zero-point lies at `place`, 0 to 1, between its lowest and highest code."""
+    spec = QuantSpec(bits, signed)
+    zero_point = spec.qmin + round(place * spec.steps)
+    return QParams(torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), spec)
+
+
+@st.composite
+def grids(draw: st.DrawFn, scale: float) -> QParams:
+    place = draw(st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1))
+    return grid(draw(st.integers(2, 8)), draw(st.booleans()), place, scale * draw(st.floats(0.5, 2.0)))
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> nn.Module:
+    dims = draw(st.sampled_from([0, 1, 2, 2, 2, 2, 3]))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inputs, outputs = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 5))
+    if draw(st.booleans()):  # depthwise
+        groups, outputs = inputs, inputs * draw(st.integers(1, 2))
+    bias = draw(st.booleans())
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    if dims == 0:
+        return nn.Linear(inputs, outputs, bias)
+    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    mode = draw(st.sampled_from(["zeros", "zeros", "zeros", "circular", "replicate"]))
+    padding = draw(st.sampled_from([0, 1, 2, "same"] if stride == 1 else [0, 1, 2]))
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+    kernel = draw(st.integers(1, 3))
+    return conv(inputs, outputs, kernel, stride, padding, dilation, groups, bias, padding_mode=mode)
+
+
+def random_codes(shape: tuple[int, ...], qparams: QParams) -> Tensor:
+    return torch.randint(qparams.spec.qmin, qparams.spec.qmax + 1, shape, dtype=torch.int32)
+
+
+def stored(codes: Tensor, qparams: QParams) -> Tensor:
+    return (codes + Placed.of(qparams).offset).to(torch.uint8)
+
+
+def exact(module: nn.Module, weight_grid: QParams, x: Tensor, x_grid: QParams) -> Tensor:
+    """Real outputs, float64, from whole sums: the codes' products stay below 2**53."""
+    double = type(module).forward
+    weight = quantize(module.weight.detach(), weight_grid).to(torch.float64)
+    shape = (-1, *[1] * (x.dim() - 2)) if not isinstance(module, nn.Linear) else (-1,)
+    scale = (weight_grid.scale.double() * x_grid.scale.double()).reshape(shape)
+    twin = torch.nn.utils.skip_init(type(module), **arguments(module), dtype=torch.float64)
+    twin.weight.data = weight
+    sums = double(twin, (x - x_grid.zero_point).to(torch.float64))
+    bias = 0.0 if module.bias is None else module.bias.detach().double().reshape(shape)
+    return sums.detach().round() * scale + bias
+
+
+def arguments(module: nn.Module) -> dict[str, object]:
+    if isinstance(module, nn.Linear):
+        return {"in_features": module.in_features, "out_features": module.out_features, "bias": False}
+    names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
+    return {name: getattr(module, name) for name in names} | {"bias": False}
+
+
+@settings(max_examples=60)
+@given(data=st.data(), module=layers(), x_grid=grids(0.05), out_grid=grids(0.05), with_residual=st.booleans())
+def test_layer_is_the_exact_sum_rounded(
+    data: st.DataObject, module: nn.Module, x_grid: QParams, out_grid: QParams, with_residual: bool
+) -> None:
+    bits, per_channel = data.draw(st.integers(2, 8)), data.draw(st.booleans())
+    limits = data.draw(st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (0.0, 0.3), (-0.2, 0.2)]))
+    spec = QuantSpec(
+        bits, signed=True, symmetric=True, narrow_range=per_channel, channel_axis=0 if per_channel else None
+    )
+    size = module.weight.abs().flatten(1).amax(1) if per_channel else module.weight.abs().max()
+    scale = (size.detach() / spec.qmax).clamp(min=1e-6)
+    weight_grid = QParams(scale, torch.zeros_like(scale, dtype=torch.int32), spec)
+    dims = module.weight.dim() - 2
+    sides = (data.draw(st.integers(5, 8)),) * max(dims, 0)
+    x = random_codes((2, module.weight.shape[1] * getattr(module, "groups", 1), *sides), x_grid)
+    real = exact(module, weight_grid, x, x_grid)
+    residual_grid = data.draw(grids(0.05)) if with_residual else None
+    operands = [stored(x, x_grid)]
+    if residual_grid is not None:
+        residual = random_codes(tuple(real.shape), residual_grid)
+        operands.append(stored(residual, residual_grid))
+        real = real + dequantize(residual, residual_grid).double()
+    step = Layer(
+        Value("out", out_grid), "layer", Value("x", x_grid), residual_grid and Value("residual", residual_grid), limits
+    )
+    codes = kernel_of(step, {"layer": module}, {"layer.weight": weight_grid}, overwrite=False)(*operands)
+    found = codes.to(torch.int64) - Placed.of(out_grid).offset
+    wanted = real.clamp(*limits) / out_grid.scale.double() + out_grid.zero_point
+    wanted = wanted.clamp(out_grid.spec.qmin, out_grid.spec.qmax)
+    assert bool(((found >= out_grid.spec.qmin) & (found <= out_grid.spec.qmax)).all())
+    # The nearest code, but for what float32 makes of a tie.
+    assert float((found - wanted).abs().max()) <= 0.5 + 1e-4
+
+
+def test_padding_is_the_real_zero_whatever_its_code() -> None:
+    """A weight of ones over a constant image sums fewer pixels at the rim: padding adds nothing there."""
+    module = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    nn.init.ones_(module.weight)
+    x_grid, out_grid = grid(8, False, 0.4, 0.5), grid(8, False, 0.0, 0.5)
+    weight_grid = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec(2, signed=True))
+    step = Layer(Value("out", out_grid), "c", Value("x", x_grid), None, (0.0, math.inf))
+    ones = quantize(torch.ones(1, 1, 4, 4), x_grid)
+    codes = kernel_of(step, {"c": module}, {"c.weight": weight_grid}, overwrite=False)(stored(ones, x_grid))
+    rim = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
+    assert torch.equal(codes[0, 0].int(), (rim * 2).int())  # scale 0.5
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("signed", [False, True])
+def test_exact_ties_go_where_affine_sends_them(bits: int, signed: bool) -> None:
+    """The kernel adds the zero-point before it rounds half to even: an odd one would turn every tie around."""
+    module = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    weight_grid = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec(2, signed=True))
+    x_grid = grid(8, True, 0.5, 0.125)
+    halves = torch.arange(-100, 100).reshape(1, 1, 10, 20)  # codes of x; of the output they are half a code apart
+    for place in torch.linspace(0, 1, 2**bits).tolist():
+        out_grid = grid(bits, signed, place, 0.25)
+        step = Layer(Value("out", out_grid), "c", Value("x", x_grid), None, (-math.inf, math.inf))
+        kernel = kernel_of(step, {"c": module}, {"c.weight": weight_grid}, overwrite=False)
+        codes = kernel(stored(halves, x_grid)).int() - Placed.of(out_grid).offset
+        assert torch.equal(codes, quantize(dequantize(halves, x_grid), out_grid))
+
+
+# -- networks against Simulate --
+
+
+class Residuals(nn.Module):
+    """Residuals that are read again, that are the layer's own input, that are broadcast, that no layer takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.a, self.b, self.c, self.d = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+        self.gate, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = self.a(F.relu(self.b(x))) + x  # without ReLU; x is read again
+        z = F.relu(self.c(x) + x)  # the layer's own input
+        w = F.relu6(self.d(z) + self.gate(F.adaptive_avg_pool2d(z, 1)))  # broadcast
+        part = z[:, :1]  # shares its memory with a residual that nobody else reads any more
+        z = F.relu(self.c(y) + z)
+        return self.head((F.relu(y + w) + z + part).mean((2, 3)))
+
+
+class Moves(nn.Module):
+    """Operations that only move or compare codes, and those that almost do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.same = nn.Conv2d(3, 8, 5, padding=2), nn.Conv2d(8, 8, 4, padding="same")
+        self.wide, self.deep = nn.Conv2d(32, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(16, 4, 3, groups=4)
+        self.pool, self.pad = nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.ZeroPad2d((1, 0, 2, 1))
+        self.line, self.head = nn.Conv1d(4, 6, 3, stride=2), nn.Linear(36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pad(self.pool(F.relu(self.stem(x))))
+        x = F.relu6(self.same(F.max_pool2d(x, kernel_size=2)))
+        x = F.pad(x, (0, 1, 1, 0), value=0.0)
+        n, c = x.shape[0], x.size(1)
+        x = torch.cat([x, x.flip(1), x[:, ::2], x[:, 1::2], x.chunk(2, 1)[1], x[:, :4]], 1)
+        x = F.hardtanh(self.wide(x), -0.5, 0.7)
+        h, w = x.shape[2], x.size(3)
+        x = torch.cat([x, x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)], 1)
+        x = F.max_pool1d(self.deep(x).flatten(2), 2)
+        return self.head(F.adaptive_max_pool2d(self.line(x).unsqueeze(1), (6, 6)).flatten(1))
+
+
+class Functions(nn.Module):
+    """Activation functions, which become tables, and arithmetic that stays in float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.slope, self.slopes, self.norm = nn.PReLU(), nn.PReLU(8, 0.1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.stem(x))
+        x = self.slope(self.a(x)) * torch.sigmoid(x)
+        x = self.norm(self.slopes(self.b(x))) + 0.1
+        x = F.avg_pool2d(F.gelu(self.a(x)), 3, 2, 1)
+        return self.head(F.layer_norm(torch.tanh(self.b(x)).mean((2, 3)), (8,)))
+
+
+def torchvision_model(name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return shaken(getattr(torchvision.models, name)(weights=None, num_classes=10))
+
+    return make
+
+
+def of(cls: type[nn.Module]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return shaken(cls())
+
+    return make
+
+
+SMALL = {"tiny": tiny, "residuals": of(Residuals), "moves": of(Moves), "functions": of(Functions)}
+LARGE = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+
+
+@torch.no_grad()
+def quantized(graph: QuantGraph, batch: Tensor, scheme: Scheme, widths: BitWidths) -> dict[str, QParams]:
+    return choose_qparams(calibrate(graph, [batch]), assign_specs(graph, scheme, widths), MSE(), MinMax())
+
+
+def mixed_widths(graph: QuantGraph, seed: int) -> BitWidths:
+    draw = random.Random(seed)
+    return BitWidths(8, 8, {name: draw.randint(2, 8) for name in graph.names})
+
+
+@torch.no_grad()
+def difference_per_tensor(
+    graph: QuantGraph, qparams: Mapping[str, QParams], batch: Tensor
+) -> tuple[dict[str, Tensor], float]:
+    """Where the two engines round differently, each tensor computed from the same inputs.
+
+    A value that falls to the other side of a tie changes everything behind it. So `Simulate` goes on from the codes
+    that `Int8` had found, after its own were compared with them.
+
+    Returns:
+        By point, how many codes apart (int32); and how far apart the logits are, relative to their norm.
+
+    Raises:
+        AssertionError: a value that is not near a tie was rounded differently.
+    """
+    network, reference = Int8().build(graph, qparams), Simulate().build(graph, qparams)
+    codes, apart = network.codes(batch), {}
+    for point in graph.activations:
+
+        def compare_and_replace(
+            _module: nn.Module, args: tuple[Tensor], output: Tensor, name: str = point.name
+        ) -> Tensor:
+            apart[name] = (quantize(output, qparams[name]) - codes[name]).abs()
+            steps = args[0][apart[name] > 0] / qparams[name].scale
+            assert bool((((steps - steps.floor()) - 0.5).abs() < NEAR).all()), name
+            return dequantize(codes[name], qparams[name])
+
+        reference.get_submodule(f"quantization_points.{point.node}").register_forward_hook(compare_and_replace)
+    logits, wanted = network(batch), reference(batch)
+    assert codes.keys() == apart.keys() == {point.name for point in graph.activations}
+    return apart, float((logits - wanted).norm() / wanted.norm())
+
+
+def assert_agrees(graph: QuantGraph, qparams: Mapping[str, QParams], batch: Tensor) -> None:
+    """The same codes but for rare ties, and the same logits from the same codes."""
+    apart, logits = difference_per_tensor(graph, qparams, batch)
+    assert max(int(tensor.max()) for tensor in apart.values()) <= 1
+    different, all_values = (sum(f(t) for t in apart.values()) for f in (lambda t: int((t > 0).sum()), Tensor.numel))
+    assert different <= max(2, RARE * all_values)
+    assert logits < 1e-5
+
+
+@pytest.fixture(params=Fusion, scope="module")
+def calibrated_resnet(request: pytest.FixtureRequest) -> Calibration:
+    return calibrate(quantizable(cifar_resnet20(), request.param), [images(2)])
+
+
+@pytest.mark.parametrize("bits", [8, 5, 4, 3, 2])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_resnet_has_the_codes_of_simulate(calibrated_resnet: Calibration, scheme: str, bits: int) -> None:
+    graph = calibrated_resnet.graph
+    specs = assign_specs(graph, SCHEMES[scheme], BitWidths(bits, bits, {}))
+    qparams = choose_qparams(calibrated_resnet, specs, MSE(), MinMax())
+    assert_agrees(graph, qparams, images(2, seed=1))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("fusion", Fusion)
+@pytest.mark.parametrize("network", SMALL)
+def test_small_networks_of_mixed_widths(network: str, fusion: Fusion, scheme: str, seed: int) -> None:
+    graph = quantizable(SMALL[network](), fusion)
+    qparams = quantized(graph, images(4, size=20), SCHEMES[scheme], mixed_widths(graph, seed))
+    assert_agrees(graph, qparams, images(4, seed=1, size=20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", Fusion)
+@pytest.mark.parametrize("network", LARGE)
+def test_torchvision_networks(network: str, fusion: Fusion) -> None:
+    graph = quantizable(torchvision_model(network)(), fusion)
+    scheme = SYMMETRIC if fusion is Fusion.bn else AFFINE
+    qparams = quantized(graph, images(2, size=64), scheme, mixed_widths(graph, seed=0))
+    assert_agrees(graph, qparams, images(2, seed=1, size=64))
+
+
+@pytest.mark.skipif(not CHECKPOINT.exists(), reason="needs the checkpoint")
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.1)])
+def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -> None:
+    model = resnet20(num_classes=10, in_channels=3)
+    state = torch.load(CHECKPOINT, weights_only=True, map_location="cpu")["state_dict"]
+    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    graph = quantizable(model.eval(), Fusion.conv_bn_relu)
+    qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(bits, bits, {}))
+    batch = smooth_images(32, seed=1)
+    with torch.no_grad():
+        logits, wanted = Int8().build(graph, qparams)(batch), Simulate().build(graph, qparams)(batch)
+    assert float((logits - wanted).norm() / wanted.norm()) < error
+    assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.9
+    assert_agrees(graph, qparams, batch)
+
+
+def smooth_images(count: int, seed: int) -> Tensor:
+    """Random images with large shapes in them, as photographs have."""
+    return F.interpolate(images(count, seed=seed, size=4), size=32, mode="bicubic")
+
+
+# -- what the network shows --
+
+
+def test_codes_lie_in_their_grids_own_numbers() -> None:
+    graph = quantizable(cifar_resnet20(), Fusion.conv_bn_relu)
+    qparams = quantized(graph, images(4), SYMMETRIC, BitWidths(4, 4, {}))
+    batch = images(4, seed=1)
+    codes = Int8().build(graph, qparams).codes(batch)
+    assert list(codes) == [point.name for point in graph.activations]
+    assert torch.equal(codes["input"], quantize(batch, qparams["input"]))
+    for name, code in codes.items():
+        assert code.dtype == torch.int32
+        assert qparams[name].spec.qmin <= code.min()
+        assert code.max() <= qparams[name].spec.qmax
+
+
+def test_float_tensors_are_named() -> None:
+    def named(model: nn.Module, fusion: Fusion) -> tuple[str, ...]:
+        graph = quantizable(model, fusion)
+        return Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {}))).float_tensors
+
+    assert named(cifar_resnet20(), Fusion.conv_bn_relu) == ()
+    assert named(cifar_resnet20(), Fusion.bn) == ()
+    assert {"bn1.output", "layer1.0.conv2.output", "layer1.0.add.output"} <= set(named(cifar_resnet20(), Fusion.none))
+    assert {"mul.output", "norm.output", "layer_norm.output"} <= set(named(of(Functions)(), Fusion.conv_bn_relu))
+
+
+def test_model_and_images_stay_as_they_are() -> None:
+    graph = quantizable(of(Residuals)(), Fusion.conv_bn_relu)
+    batch = images(2, size=20)
+    qparams = quantized(graph, batch, AFFINE, BitWidths(8, 8, {}))
+    state = {name: value.clone() for name, value in graph.module.state_dict().items()}
+    kept = batch.clone()
+    network = Int8().build(graph, qparams)
+    first, second = network(batch), network(batch)
+    assert torch.equal(first, second)
+    assert torch.equal(batch, kept)
+    assert all(torch.equal(value, state[name]) for name, value in graph.module.state_dict().items())
+    assert not first.requires_grad
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_any_batch_size(size: int) -> None:
+    graph = quantizable(cifar_resnet20(), Fusion.conv_bn_relu)
+    network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(4, 4, {})))
+    batch = images(4, seed=2)
+    assert torch.equal(network(batch)[:size], network(batch[:size]))
+
+
+def test_nan_becomes_no_number() -> None:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        network(images(4) * float("nan"))
+
+
+# -- what is refused --
+
+
+@pytest.fixture(scope="module")
+def prepared() -> tuple[QuantGraph, dict[str, QParams]]:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    return graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {}))
+
+
+@pytest.mark.parametrize(("name", "bits"), [("input", 9), ("conv2.weight", 16), ("relu.output", 10)])
+def test_wide_grids_are_refused(name: str, bits: int, prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, _ = prepared
+    qparams = quantized(graph, images(4), AFFINE, BitWidths(8, 8, {name: bits}))
+    with pytest.raises(InputError, match=f"engine=int8: {name} has {bits} bits, .*use engine=simulate"):
+        Int8().build(graph, qparams)
+
+
+@pytest.mark.parametrize("name", ["input", "conv2.weight", "linear.weight", "adaptive_avg_pool2d.output"])
+def test_layers_without_grids_are_refused(name: str, prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, qparams = prepared
+    assert name in qparams
+    with pytest.raises(InputError, match=f"engine=int8: {name} has no grid; use engine=simulate"):
+        Int8().build(graph, {key: value for key, value in qparams.items() if key != name})
+
+
+def test_grids_the_kernels_do_not_have_are_refused(prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, qparams = prepared
+    shifted = QParams(torch.tensor(1.0), torch.tensor(1, dtype=torch.int32), QuantSpec(8, signed=True))
+    per_channel = QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), QuantSpec(8, channel_axis=1))
+    with pytest.raises(InputError, match=r"engine=int8: conv1.weight .*zero_point 0.*engine=simulate"):
+        Int8().build(graph, qparams | {"conv1.weight": shifted})
+    with pytest.raises(InputError, match=r"engine=int8: input .*per channel.*engine=simulate"):
+        Int8().build(graph, qparams | {"input": per_channel})
+
+
+def test_sums_that_may_overflow_are_refused() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3 * 160 * 160, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.flatten(1))
+
+    graph = quantizable(Long().eval(), Fusion.conv_bn_relu)
+    batch = images(2, size=160)
+    with pytest.raises(InputError, match=r"engine=int8: linear.weight: sums of 76800 products can overflow"):
+        Int8().build(graph, quantized(graph, batch, AFFINE, BitWidths(8, 8, {})))
+    assert_agrees(graph, quantized(graph, batch, AFFINE, BitWidths(8, 7, {})), batch)
+
+
+def test_cpus_that_saturate_are_refused(
+    monkeypatch: pytest.MonkeyPatch, prepared: tuple[QuantGraph, dict[str, QParams]]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "machine", lambda: "x86_64")
+        patch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+        with pytest.raises(InputError, match=r"engine=int8: this CPU has no VNNI.*; use engine=simulate"):
+            Int8().build(*prepared)
+    monkeypatch.setattr(int8, "_trial", lambda _channels, _groups: False)
+    with pytest.raises(InputError, match=r"engine=int8: .*saturate on this CPU; use engine=simulate"):
+        Int8().build(*prepared)

@@ -1,0 +1,275 @@
+"""What the steps of a network are: what stays in codes, who takes what along, where float begins."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from small_networks import cifar_resnet20, images, tiny
+from torch import Tensor, nn
+
+from quant_sweep.affine import quantize
+from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.engines.lowering import (
+    Average,
+    Compute,
+    Dequantize,
+    Layer,
+    Lookup,
+    Lowered,
+    Move,
+    Pad,
+    Quantize,
+    Sum,
+    bounds,
+    lower,
+    same_grid,
+)
+from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.observers import MinMax
+from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.spec import QParams, QuantSpec
+
+UNLIMITED = (-math.inf, math.inf)
+
+
+def prepared(model: nn.Module, fusion: Fusion, bits: int = 8, size: int = 16) -> tuple[QuantGraph, dict[str, QParams]]:
+    graph = quantizable(model, fusion)
+    specs = assign_specs(graph, AFFINE, BitWidths(bits, bits, {}))
+    return graph, choose_qparams(calibrate(graph, [images(2, size=size)]), specs, MinMax(), MinMax())
+
+
+def lowered(model: nn.Module, fusion: Fusion = Fusion.conv_bn_relu) -> Lowered:
+    return lower(*prepared(model, fusion))
+
+
+def kinds(network: Lowered) -> Counter[type]:
+    return Counter(type(step) for step in network.steps)
+
+
+class Net(nn.Module):
+    """Two convolutions and what `between` makes of their outputs, `module` first of a's; the third reads the result."""
+
+    def __init__(self, between, module: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.c, self.between, self.module = nn.LazyConv2d(4, 1), between, module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.between(self.module(self.a(x)), self.b(x)))
+
+
+def net(between, module: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    network = Net(between, module or nn.Identity())
+    network(images(1))  # for the lazy one
+    return network.eval()
+
+
+# -- whole networks --
+
+
+def test_resnet_is_integer_from_the_images_to_the_logits() -> None:
+    network = lowered(cifar_resnet20())
+    assert kinds(network) == {Quantize: 1, Layer: 20, Move: 3, Pad: 2, Average: 1, Compute: 1}
+    assert network.float_tensors == ()
+    layers = [step for step in network.steps if isinstance(step, Layer)]
+    assert sum(layer.residual is not None for layer in layers) == 9
+    assert all(layer.limits == (0.0, math.inf) for layer in layers[:-1])
+    assert layers[-1].limits == UNLIMITED
+    assert layers[-1].out.grid is None
+    assert [step.node.op for step in network.steps if isinstance(step, Compute)] == ["output"]
+
+
+def test_bn_rounds_before_sum_and_clamp() -> None:
+    network = lowered(cifar_resnet20(), Fusion.bn)
+    assert kinds(network) == {Quantize: 1, Layer: 20, Move: 3, Pad: 2, Average: 1, Compute: 1, Sum: 9, Lookup: 10}
+    assert all(step.limits == UNLIMITED and step.residual is None for step in network.steps if isinstance(step, Layer))
+    assert all(step.limits == (0.0, math.inf) for step in network.steps if isinstance(step, Sum | Lookup))
+    assert network.float_tensors == ()
+
+
+def test_none_leaves_layers_in_float() -> None:
+    network = lowered(cifar_resnet20(), Fusion.none)
+    assert all(step.out.grid is None for step in network.steps if isinstance(step, Layer))
+    assert {"conv1.output", "bn1.output", "layer1.0.add.output"} <= set(network.float_tensors)
+    assert "linear.output" not in network.float_tensors  # the logits
+
+
+@pytest.mark.parametrize("fusion", Fusion)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121", "squeezenet1_1"])
+def test_values_are_written_once_and_before_they_are_read(name: str, fusion: Fusion) -> None:
+    model = getattr(torchvision.models, name)(weights=None, num_classes=4).eval()
+    graph, qparams = prepared(model, fusion, size=32)
+    network = lower(graph, qparams)
+    written = {network.images.name}
+    for step in network.steps:
+        assert all(value.name in written for value in step.inputs), step
+        assert step.out.name not in written
+        written.add(step.out.name)
+    assert network.points.keys() == {point.name for point in graph.activations}
+    assert all(same_grid(value.grid, qparams[name]) for name, value in network.points.items())
+    assert {step.module for step in network.steps if isinstance(step, Layer)} == {p.module for p in graph.weights}
+
+
+def test_squeeze_and_excitation_leaves_the_integers_only_to_multiply() -> None:
+    network = lowered(torchvision.models.mobilenet_v3_small(weights=None).eval(), Fusion.bn)
+    assert len(network.float_tensors) == 9
+    assert all("mul" in name for name in network.float_tensors)
+
+
+# -- single rules --
+
+
+def test_layer_takes_the_sum_along_but_not_twice() -> None:
+    network = lowered(net(lambda a, b: F.relu(a + b)))
+    first, second, _ = (step for step in network.steps if isinstance(step, Layer))
+    assert (first.module, first.residual, first.limits) == ("b", None, UNLIMITED)
+    assert (second.module, second.limits) == ("a", (0.0, math.inf))
+    assert second.residual is first.out
+    assert Sum not in kinds(network)
+
+
+def test_sum_of_codes_that_no_layer_takes() -> None:
+    network = lowered(net(lambda a, b: F.relu6(F.relu(a) + F.max_pool2d(F.relu(b), 1))))
+    (step,) = (step for step in network.steps if isinstance(step, Sum))
+    assert step.limits == (0.0, 6.0)
+    assert network.float_tensors == ()
+    network = lowered(net(lambda a, b: F.relu6(F.hardswish(a) + F.hardswish(b))))
+    assert Sum not in kinds(network)  # neither operand is rounded
+    assert {"hardswish.output", "hardswish_1.output", "add.output"} <= set(network.float_tensors)
+
+
+@pytest.mark.parametrize(
+    ("clamp", "limits"),
+    [
+        (F.relu, (0.0, math.inf)),
+        (lambda x: x.relu(), (0.0, math.inf)),
+        (F.relu6, (0.0, 6.0)),
+        (nn.ReLU6(), (0.0, 6.0)),
+        (nn.Hardtanh(-0.25, 0.5), (-0.25, 0.5)),
+        (F.hardtanh, (-1.0, 1.0)),
+        (lambda x: F.hardtanh(x, -2.0, max_val=0.5), (-2.0, 0.5)),
+    ],
+)
+def test_limits_of_clamps(clamp, limits: tuple[float, float]) -> None:
+    if isinstance(clamp, nn.Module):
+        network = lowered(net(lambda a, b: torch.cat([a, b], 1), clamp))
+    else:
+        network = lowered(net(lambda a, b: torch.cat([clamp(a), b], 1)))
+    layers = {step.module: step for step in network.steps if isinstance(step, Layer)}
+    assert layers["a"].limits == limits
+    assert layers["b"].limits == UNLIMITED
+
+
+def test_concatenation_stays_in_codes_on_one_grid_only() -> None:
+    graph, qparams = prepared(net(lambda a, b: torch.cat([a, b], 1)), Fusion.conv_bn_relu)
+    assert lower(graph, qparams).float_tensors == ("cat.output",)
+    shared = dict.fromkeys(("a.output", "b.output"), qparams["cat.output"])
+    network = lower(graph, qparams | shared)
+    assert network.float_tensors == ()
+    assert kinds(network) == {Quantize: 1, Layer: 3, Move: 1, Compute: 1}
+
+
+def test_clamp_of_codes_on_the_same_grid_is_one_of_codes() -> None:
+    graph, qparams = prepared(net(lambda a, b: F.relu(a).mul(b)), Fusion.bn)
+    lookup = next(step for step in lower(graph, qparams).steps if isinstance(step, Lookup))
+    assert not same_grid(lookup.x.grid, lookup.out.grid)
+    network = lower(graph, qparams | {"relu.output": qparams["a.output"]})
+    lookup = next(step for step in network.steps if isinstance(step, Lookup))
+    assert same_grid(lookup.x.grid, lookup.out.grid)
+
+
+@pytest.mark.parametrize(
+    ("move", "kind"),
+    [
+        (lambda x: F.max_pool2d(x, 2), Move),
+        (lambda x: x.view(x.size(0), x.shape[1], -1, 8), Move),
+        (lambda x: x.chunk(2, 1)[0], Move),
+        (lambda x: x[:, ::2], Move),
+        (lambda x: F.pad(x, (1, 1)), Pad),
+        (lambda x: F.pad(x, (1, 1), value=0.0), Pad),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), Move),
+        (lambda x: F.pad(x, (1, 1), value=0.5), Compute),
+        (lambda x: x.flip(1), Compute),
+        (lambda x: torch.exp(x), Compute),
+    ],
+)
+def test_what_moves_codes(move, kind: type) -> None:
+    network = lowered(net(lambda a, b: move(F.relu(a + b))))
+    inside = [
+        step
+        for step in network.steps
+        if isinstance(step, Move | Pad | Compute | Dequantize) and step is not network.steps[-1]
+    ]
+    if kind is Compute:
+        assert Dequantize in map(type, inside)
+        assert network.float_tensors
+    else:
+        assert kind in map(type, inside)
+        assert Dequantize not in map(type, inside)
+        assert network.float_tensors == ()
+        assert all(step.out.grid is not None for step in inside if isinstance(step, Move | Pad))
+
+
+@pytest.mark.parametrize(
+    ("model", "paddings"),
+    [
+        (cifar_resnet20(), [(0, 0, 0, 0, 8, 8), (0, 0, 0, 0, 16, 16)]),
+        (net(lambda a, b: a + F.pad(b, (1, 1, 2, 2)), nn.ZeroPad2d((1, 1, 2, 2))), [(1, 1, 2, 2), (1, 1, 2, 2)]),
+    ],
+)
+def test_padding_with_zero(model: nn.Module, paddings: list[tuple[int, ...]]) -> None:
+    assert [step.padding for step in lowered(model).steps if isinstance(step, Pad)] == paddings
+
+
+@pytest.mark.parametrize("missing", ["input", "conv2.weight"])
+def test_layer_without_a_grid_is_computed_in_float(missing: str) -> None:
+    graph, qparams = prepared(tiny(), Fusion.conv_bn_relu)
+    network = lower(graph, {name: grid for name, grid in qparams.items() if name != missing})
+    layer = "conv1" if missing == "input" else "conv2"
+    assert layer not in {step.module for step in network.steps if isinstance(step, Layer)}
+    assert layer in {str(step.node.target) for step in network.steps if isinstance(step, Compute)}
+
+
+def test_layer_whose_output_has_no_grid_leaves_its_residual_to_float() -> None:
+    graph, qparams = prepared(tiny(), Fusion.conv_bn_relu)
+    network = lower(graph, {name: grid for name, grid in qparams.items() if name != "relu_1.output"})
+    layer = next(step for step in network.steps if isinstance(step, Layer) and step.module == "conv2")
+    assert layer.residual is None
+    assert layer.out.grid is None
+    assert "conv2.output" in network.float_tensors
+
+
+def test_no_grids_no_integers() -> None:
+    graph, _ = prepared(tiny(), Fusion.conv_bn_relu)
+    assert set(kinds(lower(graph, {}))) == {Compute}
+
+
+def test_wide_grids_are_lowered_too() -> None:
+    graph, qparams = prepared(cifar_resnet20(), Fusion.conv_bn_relu, bits=16)
+    assert kinds(lower(graph, qparams))[Layer] == 20
+
+
+@given(
+    x=st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=20),
+    limits=st.tuples(st.floats(-10, 10, width=32), st.floats(-10, 10, width=32)).map(lambda pair: tuple(sorted(pair))),
+    bits=st.integers(2, 16),
+    signed=st.booleans(),
+    scale=st.floats(2.0**-8, 4.0, width=32),
+    place=st.floats(0, 1),
+)
+def test_bounds_clamp_codes_as_limits_clamp_values(
+    x: list[float], limits: tuple[float, float], bits: int, signed: bool, scale: float, place: float
+) -> None:
+    spec = QuantSpec(bits, signed)
+    zero_point = torch.tensor(spec.qmin + round(place * spec.steps), dtype=torch.int32)
+    grid = QParams(torch.tensor(scale), zero_point, spec)
+    assert torch.equal(
+        quantize(torch.tensor(x).clamp(*limits), grid), quantize(torch.tensor(x), grid).clamp(*bounds(grid, limits))
+    )
+    assert bounds(grid, UNLIMITED) == (spec.qmin, spec.qmax)
