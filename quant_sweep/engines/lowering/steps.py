@@ -136,12 +136,12 @@ class Layer(Step):
         return (self.x,) if self.residual is None else (self.x, self.residual)
 
 
-@final
 @dataclass(frozen=True, eq=False)
-class Move(Step):
-    """The operation of `node` on codes of one grid, which it selects, moves or compares, and never changes.
+class _OfNode(Step, ABC):
+    """The operation of a graph node.
 
     Attributes:
+        node: of the float network.
         reads: the value of each input of the node.
     """
 
@@ -155,19 +155,14 @@ class Move(Step):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Compute(Step):
-    """The operation of `node` as the float network has it, on values as they are; the output node returns its argument.
+class Move(_OfNode):
+    """An operation on codes of one grid, which it selects, moves or compares, and never changes."""
 
-    Attributes:
-        reads: the value of each input of the node.
-    """
 
-    node: fx.Node
-    reads: Mapping[fx.Node, Value]
-
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        return tuple(self.reads.values())
+@final
+@dataclass(frozen=True, eq=False)
+class Compute(_OfNode):
+    """An operation as the float network has it, on values as they are; the output node returns its argument."""
 
 
 @final
