@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from quant_sweep.atomic_file import replacing
 from quant_sweep.data.base import Decoded, ImageSet, decoded
 from quant_sweep.errors import InputError
 
@@ -84,21 +84,15 @@ def read_intact(path: Path) -> Decoded | None:
 
 def write(path: Path, content: Decoded) -> None:
     """Write a cache file that appears at `path` whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     tensors = {
         "train.images": content.train.images,
         "train.labels": content.train.labels,
         "test.images": content.test.images,
         "test.labels": content.test.labels,
     }
-    try:
-        metadata = {"classes": json.dumps(content.classes), "digest": content.digest}
+    metadata = {"classes": json.dumps(content.classes), "digest": content.digest}
+    with replacing(path) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _not_writable(cache_dir: str | Path, error: Exception) -> InputError:

@@ -5,10 +5,8 @@ that is not plain data. Leaves out: whole pickled modules, TorchScript, sharded 
 """
 
 import hashlib
-import os
 import pickle
 import re
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from quant_sweep.atomic_file import replacing
 from quant_sweep.errors import InputError
 
 __all__ = ["load_weights", "read_checkpoint", "read_metadata", "weights_digest", "write_checkpoint"]
@@ -90,16 +89,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
         if not torch.isfinite(value).all():
             raise ValueError(f"{path}: not written, {name} holds NaN or infinite values")
     content = safetensors.torch.save(plain, metadata=dict(metadata))
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

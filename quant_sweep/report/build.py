@@ -5,13 +5,12 @@ Nothing but the runs is read, no clock either: the same runs give the same bytes
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import pandas as pd
 
+from quant_sweep.atomic_file import replacing
 from quant_sweep.errors import InputError
 from quant_sweep.report.page import EMPTY, page, pivot_csv, points_csv
 from quant_sweep.report.plots import accuracy_figure, heat_map, png
@@ -82,15 +81,6 @@ def _order(point: Point) -> tuple[list[tuple[str, str]], Bits, str]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Replace `path` in one step, so that nobody reads half a file."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
     return path
