@@ -337,7 +337,10 @@ def _layer_then_sum(layer: Kernel, step: Layer) -> Kernel:
 def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, zero: int) -> tuple[Callable[[Tensor], Tensor], list[int]]:
     """What is padded before the kernel, and what by it: zeros, as many on either side."""
     around = list(module._reversed_padding_repeated_twice)  # last axis first: (left, right, top, bottom, ...)
-    if module.padding_mode == "zeros" and around[::2] == around[1::2]:
+    spans = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    # Where a whole window lies in the padding, oneDNN's kernels leave the zero-point uncorrected.
+    inside = all(size < span for size, span in zip(around[::2][::-1], spans, strict=True))
+    if module.padding_mode == "zeros" and around[::2] == around[1::2] and inside:
         return _identity, around[::2][::-1]
     nothing = [0] * (len(around) // 2)
     if module.padding_mode == "zeros":
