@@ -4,7 +4,7 @@ The same grids as `simulate` give the same codes, but for values that lie within
 sum(q_x * q_w) * scale + bias and round it, one from an exact 32-bit sum, the other from a float32 one. Codes stay
 uint8 from layer to layer; what has no integer form is computed in float in between, and listed.
 
-`lowering` decides what is computed how, `onednn.py` computes it. Leaves out: grids of more than 8 bits, GPUs, and CPUs
+`lowering` decides what is computed how, `onednn` computes it. Leaves out: grids of more than 8 bits, GPUs, and CPUs
 on which products of uint8 and int8 saturate at 16 bits.
 """
 
@@ -39,6 +39,9 @@ from quant_sweep.graph.operations import Operation, operation_of
 from quant_sweep.spec import QParams
 
 _BITS = 8
+# Images that pass through the network together: enough to be worth a call of each kernel, and few enough that the
+# largest tensor between two layers stays in the CPU's cache.
+_FEWEST_IMAGES, _MOST_IMAGES, _CACHED_BYTES = 16, 128, 2**23
 _WRITES_NEW_MEMORY = (Quantize, Lookup, Average, Pad, Sum, Layer)
 _LARGEST_SUM = 2**31 - 1
 
@@ -69,6 +72,7 @@ class IntegerNetwork(nn.Module):
     def __init__(self, lowered: Lowered, modules: Mapping[str, nn.Module], qparams: Mapping[str, QParams]) -> None:
         super().__init__()
         self.float_tensors = lowered.float_tensors
+        self._images_at_once: int | None = None  # not known before images are seen
         self._images = lowered.images.name
         self._points = dict(lowered.points)
         dying = _last_reads(lowered.steps)
@@ -80,7 +84,15 @@ class IntegerNetwork(nn.Module):
             self._program.append((step.out.name, names, kernel_of(step, modules, qparams, overwrite), dead))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._run(images, lambda _name, _value: None)
+        if self._images_at_once is None:
+            self._images_at_once = self._count_images_that_stay_in_cache(images[:_FEWEST_IMAGES])
+        logits = [self._run(part, lambda _name, _value: None) for part in images.split(self._images_at_once)]
+        return torch.cat(logits)
+
+    def _count_images_that_stay_in_cache(self, images: Tensor) -> int:
+        sizes = [1]
+        self._run(images, lambda _name, value: sizes.append(value.nbytes) if isinstance(value, Tensor) else None)
+        return min(max(_CACHED_BYTES * len(images) // max(sizes), _FEWEST_IMAGES), _MOST_IMAGES)
 
     def codes(self, images: Tensor) -> dict[str, Tensor]:
         """The codes of every activation that has a grid, int32, by the name of its point; in the grid's own numbers."""

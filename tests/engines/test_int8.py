@@ -402,6 +402,15 @@ def test_any_batch_size(size: int) -> None:
     assert torch.equal(network(batch)[:size], network(batch[:size]))
 
 
+def test_images_that_come_together_are_computed_as_if_alone() -> None:
+    """More than pass through the network at once, then another size, for which the weights are packed anew."""
+    graph = quantizable(of(Residuals)(), Fusion.conv_bn_relu)
+    network = Int8().build(graph, quantized(graph, images(4, size=20), AFFINE, BitWidths(4, 4, {})))
+    for size in (20, 28, 20):
+        batch = images(150, seed=3, size=size)
+        assert torch.equal(network(batch), torch.cat([network(image) for image in batch.split(1)]))
+
+
 def test_nan_becomes_no_number() -> None:
     graph = quantizable(tiny(), Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
