@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from quant_sweep.engines import Engine, Flow
+from quant_sweep.engines import Auto, Engine, Flow
+from quant_sweep.engines.auto import Choice
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion
+from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.load import build, plain, resolve_device
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.scheme import AFFINE, BitWidths, Scheme
@@ -30,6 +31,7 @@ class Point:
     Attributes:
         settings: the whole config, resolved to plain values.
         sequential: calibrate as the original study did, upstream already quantized.
+        choice: the engine that `engine=auto` became, once it is settled.
     """
 
     settings: Mapping[str, Any]
@@ -38,8 +40,16 @@ class Point:
     scheme: Scheme
     widths: BitWidths
     fusion: Fusion
-    engine: Engine | Flow
+    engine: Engine | Flow | Auto
     device: torch.device
+    choice: Choice | None = None
+
+    def settled(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> Point:
+        """The point with the engine that `engine=auto` stands for here; any other as it is."""
+        if not isinstance(self.engine, Auto):
+            return self
+        choice = self.engine.choose(graph, specs, self.device)
+        return replace(self, engine=choice.engine, choice=choice)
 
     @property
     def sequential(self) -> bool:
@@ -52,8 +62,9 @@ class Point:
     def __str__(self) -> str:
         weights, activations = self.widths.weights, self.widths.activations
         bits = f"{weights} bits" if weights == activations else f"W{weights}A{activations}"
-        names = [self.settings[group]["name"] for group in ("model", "engine", "scheme", "observer")]
-        return " ".join([*names[:3], self.fusion.value, names[3], bits])
+        engine = self.choice.name if self.choice else self.settings["engine"]["name"]
+        model, scheme, observer = (self.settings[group]["name"] for group in ("model", "scheme", "observer"))
+        return " ".join([model, engine, scheme, self.fusion.value, observer, bits])
 
     def params(self) -> dict[str, object]:
         """Every config axis by its name on the command line; `device` as it was resolved."""
@@ -63,6 +74,9 @@ class Point:
     def tags(self) -> dict[str, str]:
         """What the machine decided and nobody typed."""
         facts: dict[str, object] = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+        facts["cpu_vnni"] = torch.cpu._is_vnni_supported()
+        if self.choice is not None:
+            facts |= {"engine_chosen": self.choice.name, "engine_reason": self.choice.reason}
         if isinstance(self.engine, Flow):
             facts |= self.engine.facts()
         return {name: str(value) for name, value in facts.items()}
@@ -70,7 +84,8 @@ class Point:
     def contents(self) -> dict[str, object]:
         """What of the config decides the numbers, JSON-able; weights and images are left to their digests."""
         settings = {key: value for key, value in self.settings.items() if key not in _RIM + _DIGESTED}
-        return {**settings, "device": self.device.type}
+        chosen = {} if self.choice is None else {"engine_chosen": self.choice.name}
+        return {**settings, **chosen, "device": self.device.type}
 
 
 def flat_params(settings: Mapping[str, Any]) -> dict[str, object]:

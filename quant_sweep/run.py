@@ -18,11 +18,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from quant_sweep.agreement import compare_with_simulation
 from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
 from quant_sweep.calibrate_sequentially import calibrate_sequentially
 from quant_sweep.content_key import content_key
 from quant_sweep.data import DataSet, calibration_indices
-from quant_sweep.engines import Flow
+from quant_sweep.engines import Auto, Flow
 from quant_sweep.engines.int8 import IntegerNetwork
 from quant_sweep.evaluate import Evaluation, evaluate
 from quant_sweep.graph import Fusion, QuantGraph
@@ -36,6 +37,8 @@ from quant_sweep.summary import Summary
 from quant_sweep.tracking import Recorder, Tracker
 
 log = logging.getLogger(__name__)
+
+_COMPARED_IMAGES = 32  # with which an integer engine is held against the simulation
 
 
 def run_point(cfg: DictConfig, sweep: str | None) -> None:
@@ -53,6 +56,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     data = load_data(cfg.data)
     model = load_model(cfg.model, data)
     specs = assign_specs(model.graph(point.fusion), point.scheme, point.widths)
+    point = point.settled(model.graph(point.fusion), specs)
     images = draw_calibration_images(data, cfg.calibration.images, cfg.calibration.batch_size, cfg.seed)
     key = content_key({**point.contents(), "model": model.digest, "data": data.fingerprint, "images": images.digest})
     with tracker.lock(key):
@@ -70,6 +74,8 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             quantized = quantize_model(model, point, specs, images)
             evaluation = evaluate(quantized.network, data, data.test, cfg.batch_size, point.device)
             _record_result(record, quantized, specs, evaluation, baseline)
+            if isinstance(quantized.network, IntegerNetwork):
+                _record_agreement(record, quantized, quantized.network, data)
     log.info(
         "%s: accuracy %.2f (float %.2f), agreement %.2f %%; calibration %.1f s, evaluation %.1f s",
         *(point, evaluation.accuracy, baseline.accuracy, evaluation.agreement(baseline)),
@@ -165,6 +171,7 @@ def quantize_model(
     """Calibrate and quantize as the point says."""
     began = time.perf_counter()
     graph = model.graph(point.fusion)
+    assert not isinstance(point.engine, Auto)
     if isinstance(point.engine, Flow):
         observer = point.settings["observer"]["name"]
         network, qparams = point.engine.quantize(model.module, lambda: images.batches(point.device), observer)
@@ -210,8 +217,6 @@ def _record_result(
         "images_per_second": evaluation.images_per_second,
         "model_size_mb": quantized_megabytes(quantized.graph, weight_bits),
     }
-    if isinstance(quantized.network, IntegerNetwork):
-        metrics["float_tensors"] = len(quantized.network.float_tensors)
     for name, grid in quantized.qparams.items():
         if grid.scale.dim() == 0:  # weights per channel are in the table only
             metrics[f"scale/{name}"] = grid.scale.item()
@@ -219,6 +224,23 @@ def _record_result(
     record.metrics(metrics)
     record.table(qparams_table(quantized.graph, quantized.qparams, quantized.summaries), "qparams.csv")
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), "predictions.csv")
+
+
+def _record_agreement(record: Recorder, quantized: QuantizedModel, network: IntegerNetwork, data: DataSet) -> None:
+    """How far the integer kernels are from the simulation of the same grids, on the first test images."""
+    images = data.normalize(data.test.images[:_COMPARED_IMAGES])
+    agreement = compare_with_simulation(network, quantized.graph, quantized.qparams, images)
+    record.metrics(
+        {
+            "float_tensors": len(network.float_tensors),
+            "simulate_images": agreement.images,
+            "simulate_agreement": agreement.same_class,
+            "simulate_largest_lsb": agreement.largest_lsb,
+            "simulate_differing_codes": agreement.differing,
+            **{f"lsb/{name}": largest for name, largest in agreement.lsb.items()},
+        }
+    )
+    record.tag("simulate_first_difference", agreement.first_difference or "none")
 
 
 def _predictions(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:

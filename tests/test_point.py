@@ -3,12 +3,14 @@
 import pytest
 import torch
 from configured import composed
+from small_networks import tiny
 
+from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion
+from quant_sweep.graph import Fusion, quantizable
 from quant_sweep.observers import MSE, Hist, MinMax
 from quant_sweep.point import flat_params, read_point
-from quant_sweep.scheme import AFFINE, BitWidths
+from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
 
 
 def test_defaults() -> None:
@@ -17,7 +19,7 @@ def test_defaults() -> None:
     assert (point.widths, point.fusion) == (BitWidths(8, 8, {}), Fusion.conv_bn_relu)
     assert not point.sequential
     assert not point.update_batch_norm
-    assert str(point) == "resnet20 simulate affine conv_bn_relu mse 8 bits"
+    assert str(point) == "resnet20 auto affine conv_bn_relu mse 8 bits"
 
 
 def test_everything_that_was_typed() -> None:
@@ -32,7 +34,7 @@ def test_everything_that_was_typed() -> None:
     assert point.widths == BitWidths(3, 4, {"input": 8, "linear": 6})
     assert point.sequential
     assert point.update_batch_norm
-    assert str(point) == "resnet20 simulate symmetric none hist W3A4"
+    assert str(point) == "resnet20 auto symmetric none hist W3A4"
 
 
 def test_params_have_the_names_of_the_command_line() -> None:
@@ -40,13 +42,28 @@ def test_params_have_the_names_of_the_command_line() -> None:
     params = point.params()
     named = {"model": "resnet20", "data": "digits", "observer": "fake_hist", "weight_observer": "minmax", "bits": 4}
     named |= {"weight_bits": 4, "activation_bits": 4, "fusion": "conv_bn_relu", "scheme": "affine", "seed": 0}
-    named |= {"engine": "simulate", "calibration": "one_pass", "calibration.images": 1024, "observer.percentile": 99.99}
+    named |= {"engine": "auto", "calibration": "one_pass", "calibration.images": 1024, "observer.percentile": 99.99}
     assert named.items() <= params.items()
     assert params["device"] in ("cpu", "cuda")
     assert params["model.checkpoint"] == "outputs/train/resnet20-digits/best.safetensors"
-    assert point.tags() == {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    assert point.tags()["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert point.tags()["cpu_vnni"] == str(torch.cpu._is_vnni_supported())
     assert not any(name.startswith(("tracking", "hydra", "force", "outputs_dir")) for name in params)
     assert not any("_target_" in name or "cache_dir" in name for name in params)
+
+
+def test_auto_becomes_an_engine_that_the_key_and_the_tags_know() -> None:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    wide, narrow = (read_point(composed(f"bits={bits}", "device=cpu")) for bits in (12, 4))
+    settled = wide.settled(graph, assign_specs(graph, wide.scheme, wide.widths))
+    assert isinstance(settled.engine, Simulate)
+    assert settled.contents()["engine_chosen"] == settled.tags()["engine_chosen"] == "simulate"
+    assert "12 bits" in settled.tags()["engine_reason"]
+    assert str(settled) == "resnet20 simulate affine conv_bn_relu mse 12 bits"
+    assert settled.params() == wide.params()
+    assert narrow.settled(graph, assign_specs(graph, narrow.scheme, narrow.widths)).contents() != narrow.contents()
+    typed = read_point(composed("engine=simulate"))
+    assert typed.settled(graph, {}) is typed
 
 
 def test_builtin_says_what_it_decided() -> None:

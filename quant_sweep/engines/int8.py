@@ -10,12 +10,10 @@ on which products of uint8 and int8 saturate at 16 bits.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quant_sweep.engines.base import Engine
@@ -32,18 +30,18 @@ from quant_sweep.engines.lowering import (
     Sum,
     lower,
 )
-from quant_sweep.engines.onednn import Kernel, Placed, kernel_of
+from quant_sweep.engines.onednn import Kernel, Placed, kernel_of, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
 from quant_sweep.graph.operations import Operation, operation_of
-from quant_sweep.spec import QParams
+from quant_sweep.spec import QParams, QuantSpec
 
 _BITS = 8
 # Images that pass through the network together: enough to be worth a call of each kernel, and few enough that the
 # largest tensor between two layers stays in the CPU's cache.
 _FEWEST_IMAGES, _MOST_IMAGES, _CACHED_BYTES = 16, 128, 2**23
 _WRITES_NEW_MEMORY = (Quantize, Lookup, Average, Pad, Sum, Layer)
-_LARGEST_SUM = 2**31 - 1
+_LARGEST_WEIGHT, _LARGEST_SUM = 128, 2**31 - 1
 
 
 @final
@@ -51,10 +49,11 @@ class Int8(Engine):
     """Integer kernels of the CPU."""
 
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> IntegerNetwork:
-        reason = why_not_exact()
+        specs = {name: qparams[name].spec for name in graph.names if name in qparams}
+        reason = why_not_exact() or why_unsupported(graph, specs)
         if reason is not None:
             raise InputError(f"engine=int8: {reason}; use engine=simulate")
-        _check_grids(graph, qparams)
+        _check_weights(graph, qparams)
         lowered = lower(graph, qparams)
         _check_layers(graph, qparams, lowered)
         with torch.no_grad():
@@ -139,54 +138,34 @@ def _fresh_values(steps: tuple[Step, ...]) -> set[str]:
 # -- what is refused --
 
 
-def why_not_exact() -> str | None:
-    """Why this machine's integer kernels cannot be used; None if they compute exactly.
+def why_unsupported(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> str | None:
+    """Why `graph` on such grids cannot be computed by integer kernels, on any machine; None if it can.
 
-    Without VNNI x86 adds pairs of uint8 x int8 products in 16 bits and saturates. The flag says what the CPU has, a
-    trial with the largest products what oneDNN makes of it.
+    Args:
+        specs: by tensor name.
     """
-    if platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_vnni_supported():
-        return "this CPU has no VNNI, so that products of uint8 and int8 saturate at 16 bits"
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
-        return "this build of torch has no oneDNN integer kernels"
-    try:
-        exact = all(_trial(channels, groups) for channels, groups in ((64, 1), (64, 64)))
-    except RuntimeError as error:
-        return f"oneDNN's integer kernels fail on this CPU ({str(error).strip().splitlines()[0]})"
-    return None if exact else "oneDNN's products of uint8 and int8 saturate on this CPU"
+    weights = {point.name: graph.module.get_parameter(point.name) for point in graph.weights}
+    steps = max((spec.steps for name, spec in specs.items() if name not in weights), default=0)
+    for name, spec in specs.items():
+        if spec.bits > _BITS:
+            return f"{name} has {spec.bits} bits, allowed are 2 to {_BITS}"
+        if name not in weights:
+            if spec.channel_axis is not None:
+                return f"{name} has a grid per channel, allowed is one"
+        elif not spec.signed or spec.channel_axis not in (None, 0):
+            return f"{name} must be signed, with zero_point 0, per tensor or per output channel"
+        elif steps * _LARGEST_WEIGHT * weights[name][0].numel() > _LARGEST_SUM:
+            return f"{name}: sums of {weights[name][0].numel()} products can overflow 32 bits"
+    return None
 
 
-def _trial(channels: int, groups: int) -> bool:
-    """Whether a convolution of the largest codes with the largest weights has the exact sums."""
-    ops, ones, zeros = torch.ops.onednn, torch.ones(channels), torch.zeros(channels, dtype=torch.int32)
-    x = torch.full((1, channels, 4, 4), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    weight = torch.full((channels, channels // groups, 3, 3), 127, dtype=torch.int8)
-    geometry = ([1, 1], [1, 1], [1, 1], groups)
-    packed = ops.qconv_prepack(weight, ones, 1.0, 0, *geometry, None)
-    sums = ops.qconv_pointwise(x, 1.0, 0, packed, ones, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], "")
-    exact = F.conv2d(x.double(), weight.double(), padding=1, groups=groups)
-    return torch.equal(sums.double(), exact)
-
-
-def _check_grids(graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
-    weights = {point.name for point in graph.weights}
-    for name in graph.names:
-        if name not in qparams:
-            continue
-        grid = qparams[name]
-        if grid.spec.bits > _BITS:
-            raise InputError(
-                f"engine=int8: {name} has {grid.spec.bits} bits, allowed are 2 to {_BITS}; use engine=simulate"
-            )
-        if name in weights and (
-            not grid.spec.signed or grid.spec.channel_axis not in (None, 0) or grid.zero_point.any()
-        ):
+def _check_weights(graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
+    for name in (point.name for point in graph.weights):
+        if name in qparams and bool(qparams[name].zero_point.any()):
             raise InputError(
                 f"engine=int8: {name} must be signed, with zero_point 0, per tensor or per output channel; "
                 "use engine=simulate"
             )
-        if name not in weights and grid.spec.channel_axis is not None:
-            raise InputError(f"engine=int8: {name} has a grid per channel, allowed is one; use engine=simulate")
 
 
 def _check_layers(graph: QuantGraph, qparams: Mapping[str, QParams], lowered: Lowered) -> None:
@@ -197,19 +176,9 @@ def _check_layers(graph: QuantGraph, qparams: Mapping[str, QParams], lowered: Lo
             missing = weight if weight not in qparams else _tensor_read_by(step.node, graph)
             raise InputError(f"engine=int8: {missing} has no grid; use engine=simulate, where it stays in float")
         if isinstance(step, Layer):
-            _check_sums(step, modules[step.module])
-
-
-def _check_sums(step: Layer, module: nn.Module) -> None:
-    assert isinstance(module.weight, Tensor)
-    assert step.x.grid is not None
-    if step.x.grid.spec.steps * 128 * module.weight[0].numel() > _LARGEST_SUM:
-        raise InputError(
-            f"engine=int8: {step.module}.weight: sums of {module.weight[0].numel()} products can overflow 32 bits; "
-            "use engine=simulate"
-        )
-    if isinstance(module.bias, Tensor) and not bool(module.bias.isfinite().all()):
-        raise InputError(f"engine=int8: {step.module}.bias holds NaN or infinity; use a sound checkpoint")
+            bias = modules[step.module].bias
+            if isinstance(bias, Tensor) and not bool(bias.isfinite().all()):
+                raise InputError(f"engine=int8: {step.module}.bias holds NaN or infinity; use a sound checkpoint")
 
 
 def _tensor_read_by(layer: fx.Node, graph: QuantGraph) -> str:

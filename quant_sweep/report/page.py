@@ -8,6 +8,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from quant_sweep.report.answer import fewest_bits, short_result, subjects
+from quant_sweep.report.kernels import NOTE, agreement_rows
 from quant_sweep.report.points import Point
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
 
@@ -37,7 +38,7 @@ def page(sections: Sequence[Section], points: Sequence[Point], pictures: bool) -
         if pictures:
             parts.append(f"![accuracy against bits](accuracy_{section.slug}.png)")
             parts.append(f"![heat map](heatmap_{section.slug}.png)")
-    return "\n\n".join(parts + _errors(sections)) + "\n"
+    return "\n\n".join(parts + _kernels(points) + _errors(sections)) + "\n"
 
 
 def pivot_markdown(section: Section) -> str:
@@ -107,6 +108,13 @@ def _reading(sections: Sequence[Section]) -> str:
         *(f"- {text}" for status, text in _NOTES.items() if status in seen),
     ]
     return "\n".join(lines)
+
+
+def _kernels(points: Sequence[Point]) -> list[str]:
+    rows = agreement_rows(points)
+    if not rows:
+        return []
+    return ["## Integer kernels against simulation", NOTE, _table([list(row.values()) for row in rows], list(rows[0]))]
 
 
 def _errors(sections: Sequence[Section]) -> list[str]:

@@ -78,6 +78,10 @@ class Recorder:
         if long:
             self.text(json.dumps(long, indent=2, sort_keys=True), LONG_PARAMS)
 
+    def tag(self, name: str, value: str) -> None:
+        """Remember a word about the run."""
+        self._client.set_tag(self.run_id, name, value)
+
     def table(self, frame: pd.DataFrame, path: str) -> None:
         """Keep `frame` as a CSV artifact, without its index; floats keep every digit."""
         self.text(frame.to_csv(index=False), path)

@@ -56,7 +56,7 @@ def test_one_run_leaves_everything(store: Workspace, client: MlflowClient, sweep
     run = client.get_run(row["run_id"])
     wanted = {"model": "resnet20", "data": "digits", "observer": "fake_hist", "weight_observer": "minmax", "bits": "4"}
     wanted |= {"weight_bits": "4", "activation_bits": "4", "fusion": "conv_bn_relu", "scheme": "affine", "seed": "3"}
-    wanted |= {"engine": "simulate", "calibration": "one_pass", "calibration.images": "64", "device": "cpu"}
+    wanted |= {"engine": "auto", "calibration": "one_pass", "calibration.images": "64", "device": "cpu"}
     wanted |= {"observer.percentile": "99.99", "observer.momentum": "0.1"}
     assert wanted.items() <= run.data.params.items()
     assert run.data.params["model.checkpoint"].endswith("best.safetensors")

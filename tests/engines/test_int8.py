@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from quant_sweep.affine import dequantize, quantize
 from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
-from quant_sweep.engines import Int8, Simulate, int8
+from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.lowering import Layer, Value
-from quant_sweep.engines.onednn import Placed, kernel_of
+from quant_sweep.engines.onednn import Placed, kernel_of, support, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, quantizable
 from quant_sweep.models import resnet20
@@ -33,7 +33,7 @@ CHECKPOINT = Path(__file__).parents[3] / "shared" / "checkpoints" / "resnet20-12
 RARE = 1e-4  # share of values that may round to the other side of a tie
 NEAR = 1e-4  # how far from the tie, in codes: what float32 sums of some hundred products are off
 
-pytestmark = pytest.mark.skipif(int8.why_not_exact() is not None, reason="needs exact integer kernels")
+pytestmark = pytest.mark.skipif(why_not_exact() is not None, reason="needs exact integer kernels")
 
 
 # -- one layer against exact sums --
@@ -477,6 +477,6 @@ def test_cpus_that_saturate_are_refused(
         patch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
         with pytest.raises(InputError, match=r"engine=int8: this CPU has no VNNI.*; use engine=simulate"):
             Int8().build(*prepared)
-    monkeypatch.setattr(int8, "_trial", lambda _channels, _groups: False)
+    monkeypatch.setattr(support, "_trial", lambda _channels, _groups: False)
     with pytest.raises(InputError, match=r"engine=int8: .*saturate on this CPU; use engine=simulate"):
         Int8().build(*prepared)

@@ -1,0 +1,86 @@
+"""How far integer kernels and the float simulation of the same grids part.
+
+A value that lies within float rounding of a tie may round to either side, and whatever is computed from it then differs
+too. So each tensor is compared where both engines had the same inputs: the simulation computes it from the integer
+engine's own codes, layer by layer. What such flips do to the answers is measured apart, on the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quant_sweep.affine import dequantize, quantize
+from quant_sweep.engines.int8 import IntegerNetwork
+from quant_sweep.engines.simulate import Simulate
+from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
+from quant_sweep.spec import QParams
+
+
+@dataclass(frozen=True, eq=False)
+class EngineAgreement:
+    """What the comparison found.
+
+    Attributes:
+        images: how many were compared.
+        same_class: percent of images to which both engines give the same class.
+        lsb: largest difference of codes, by the name of the tensor, in the order in which they are computed.
+        differing: share of all compared codes that differ.
+    """
+
+    images: int
+    same_class: float
+    lsb: Mapping[str, int]
+    differing: float
+
+    @property
+    def largest_lsb(self) -> int:
+        """Of any tensor."""
+        return max(self.lsb.values(), default=0)
+
+    @property
+    def first_difference(self) -> str | None:
+        """The first tensor whose codes differ; None if none do."""
+        return next((name for name, largest in self.lsb.items() if largest > 0), None)
+
+
+@torch.no_grad()
+def compare_with_simulation(
+    network: IntegerNetwork, graph: QuantGraph, qparams: Mapping[str, QParams], images: Tensor
+) -> EngineAgreement:
+    """Hold the integer kernels against `Simulate` on some images.
+
+    Args:
+        network: built from `graph` and `qparams`.
+        images: normalised, float32 (n, channels, height, width), on the CPU; n >= 1.
+    """
+    codes = network.codes(images)
+    comparisons = {name: _CompareThenReplace(qparams[name], own) for name, own in codes.items()}
+    simulation = insert_at_points(graph, comparisons)
+    put_weights_on_grid(simulation, graph, qparams)
+    simulation(images)
+    classes, simulated = (run(images).argmax(dim=1) for run in (network, Simulate().build(graph, qparams)))
+    compared = sum(own.numel() for own in codes.values())
+    return EngineAgreement(
+        images=len(images),
+        same_class=100.0 * (classes == simulated).to(torch.float64).mean().item(),
+        lsb={name: comparison.largest for name, comparison in comparisons.items()},
+        differing=sum(comparison.differing for comparison in comparisons.values()) / max(compared, 1),
+    )
+
+
+class _CompareThenReplace(nn.Module):
+    """Compares the codes of what comes with given ones, and passes the given ones on."""
+
+    def __init__(self, grid: QParams, codes: Tensor) -> None:
+        super().__init__()
+        self.grid, self.codes = grid, codes
+        self.largest, self.differing = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        difference = (quantize(x, self.grid) - self.codes).abs()
+        self.largest, self.differing = int(difference.max()), int(difference.count_nonzero())
+        return dequantize(self.codes, self.grid)
