@@ -55,34 +55,56 @@ def _threshold(histogram: Histogram, channel: int, spec: QuantSpec) -> float:
     coarser = end - begin > codes  # else every bin has a code of its own and the divergence says nothing
     if not bool(coarser.any()):
         return float(reach * histogram.bin_width[channel])
-    divergence = _divergence(counts, index, begin[coarser], end[coarser], codes)
+    divergence = _Cumulative.of(counts).divergence(begin[coarser] - index[0], end[coarser] - index[0], codes)
     return float(reaches[coarser][divergence.argmin()] * histogram.bin_width[channel])
 
 
-def _divergence(counts: Tensor, index: Tensor, begin: Tensor, end: Tensor, codes: int) -> Tensor:
-    """KL(P || Q) of each candidate, nats.
+@dataclass(frozen=True, eq=False)
+class _Cumulative:
+    """Running sums over the bins of a histogram, so that a range of bins costs two look-ups: float64 (bins + 1,) each.
 
-    Args:
-        counts: float64 (bins,).
-        index: which bin each count belongs to, int64 (bins,).
-        begin, end: the candidates' ranges in bins, int64 (candidates,).
-        codes: how many groups Q has.
+    Attributes:
+        counts: of values; the last is their total.
+        c_log_c: of c log c for each bin's count c.
+        occupied: of bins that hold a value.
     """
-    begin, end = begin[:, None], end[:, None]
-    clipped = torch.minimum(torch.maximum(index, begin), end - 1) - index[0]  # (candidates, bins)
-    clipped = clipped.clamp(0, len(index) - 1)  # a mirrored range reaches beyond the histogram
-    p = torch.zeros(clipped.shape, dtype=torch.float64).scatter_add_(1, clipped, counts.expand(clipped.shape))
 
-    inside = counts * ((index >= begin) & (index < end))
-    group = ((index - begin) * codes).div(end - begin, rounding_mode="floor").clamp(0, codes - 1)
-    empty = torch.zeros(len(begin), codes, dtype=torch.float64)
-    mass = empty.scatter_add(1, group, inside)
-    occupied = empty.scatter_add(1, group, (inside > 0).to(torch.float64))
-    q = torch.where(inside > 0, (mass / occupied.clamp(min=1.0)).gather(1, group), 0.0)
+    counts: Tensor
+    c_log_c: Tensor
+    occupied: Tensor
 
-    p = p / p.sum(dim=1, keepdim=True)
-    q = q / q.sum(dim=1, keepdim=True).clamp(min=1.0)
-    # An outermost bin that is empty inside but receives outliers has no Q: count it as one value, not as impossible.
-    q = q.clamp(min=1.0 / float(counts.sum()))
-    divergence = torch.special.xlogy(p, p / q).sum(dim=1)
-    return torch.where(inside.any(dim=1), divergence, torch.inf)  # a range that holds no value says nothing
+    @classmethod
+    def of(cls, counts: Tensor) -> _Cumulative:
+        per_bin = torch.stack([counts, torch.xlogy(counts, counts), (counts > 0).to(torch.float64)])
+        return cls(*torch.nn.functional.pad(per_bin.cumsum(dim=1), (1, 0)))
+
+    def divergence(self, begin: Tensor, end: Tensor, codes: int) -> Tensor:
+        """KL(P || Q) of each candidate, nats, float64 (candidates,).
+
+        With a_i what P counts in bin i, T its total, and Q's value of a bin constant within a group g,
+
+            KL = sum_i a_i log a_i / T - log T - sum_g (sum of a_i in g) log q_g / T.
+
+        Args:
+            begin, end: the candidates' ranges in bins of this histogram, int64 (candidates,); they may reach beyond it.
+            codes: how many groups Q has.
+        """
+        total = self.counts[-1]
+        # Bin i of a range belongs to group floor((i - begin) * codes / (end - begin)): here is where each one begins.
+        widths = (end - begin)[:, None] * torch.arange(codes + 1)
+        edges = begin[:, None] - widths.neg().div(codes, rounding_mode="floor")  # (candidates, codes + 1)
+        edges = edges.clamp(0, len(self.counts) - 1)
+        mass = self.counts[edges].diff(dim=1)  # (candidates, codes)
+        inside = mass.sum(dim=1)
+        # An outermost bin that is empty inside but receives outliers has no Q: it counts as one value.
+        level = mass / self.occupied[edges].diff(dim=1).clamp(min=1.0) / inside.clamp(min=1.0)[:, None]
+        log_q = level.clamp(min=1 / total).log()
+        p_log_p = self.c_log_c[edges[:, -1]] - self.c_log_c[edges[:, 0]]
+        p_log_q = (mass * log_q).sum(dim=1)
+        outside = (self.counts[edges[:, 0]], total - self.counts[edges[:, -1]])
+        for bins, group, beyond in ((edges[:, 0], 0, outside[0]), (edges[:, -1] - 1, -1, outside[1])):
+            outermost = self.counts[bins + 1] - self.counts[bins]
+            p_log_p += torch.xlogy(outermost + beyond, outermost + beyond) - torch.xlogy(outermost, outermost)
+            p_log_q += beyond * torch.where(outermost > 0, log_q[:, group], -total.log())
+        divergence = (p_log_p - p_log_q) / total - total.log()
+        return torch.where(inside > 0, divergence, torch.inf)  # a range that holds no value says nothing
