@@ -19,6 +19,11 @@ from torch import Tensor
 from quant_sweep.errors import InputError
 
 DEFAULT_BINS = 4096
+# Values that are counted together on a CPU: what is made of them on the way stays in its cache.
+_VALUES_IN_CACHE = 2**17
+# One channel is counted into several sets of bins by turns. The many zeros behind a ReLU would else wait for each
+# other, each adding to the count that the one before has not written yet.
+_SETS_OF_BINS = 4
 # 2.0**-exponent has to be finite in float32.
 _MIN_EXPONENT = -126
 
@@ -73,19 +78,15 @@ class Histogram:
         """
         if values.numel() == 0:
             raise InputError("observed tensor: it is empty; at least one value is needed")
-        lo, hi = torch.aminmax(values, dim=1)
+        # One row is reduced by all threads only if the axis is not named.
+        extremes = torch.aminmax(values) if len(values) == 1 else torch.aminmax(values, dim=1)
+        lo, hi = (end.reshape(-1) for end in extremes)
         if not bool((lo.isfinite() & hi.isfinite()).all()):  # aminmax passes NaN on
             raise InputError("observed tensor: it holds NaN or infinity; calibration needs finite values")
         lo, hi = lo.cpu(), hi.cpu()
         exponent = _smallest_exponent(lo, hi, bins)
         first = _bin_index(lo.clamp(max=0.0), exponent)
-        index = torch.floor(values * _inverse_width(exponent)[:, None].to(values.device)).to(torch.int32)
-        if bool((exponent > 0).any()):  # then a tiny negative value may underflow to -0.0, which floor leaves at 0
-            index -= ((values < 0) & (index == 0)).to(torch.int32)
-        offset = torch.arange(len(lo)) * bins - first
-        index += offset[:, None].to(values.device, torch.int32)
-        counts = torch.bincount(index.flatten(), minlength=len(lo) * bins)
-        return cls(lo, hi, exponent, first, counts.cpu().reshape(len(lo), bins))
+        return cls(lo, hi, exponent, first, _count(values, exponent, first, bins, signed=bool((lo < 0).any())))
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values: equal, bin for bin, to counting them together.
@@ -121,6 +122,26 @@ class Histogram:
         position = 1.0 - (below.gather(1, index) - k) / inside
         value = (self.first[:, None] + index + position).squeeze(1) * self.bin_width
         return value.to(torch.float32).clamp(self.lo, self.hi)
+
+
+def _count(values: Tensor, exponent: Tensor, first: Tensor, bins: int, signed: bool) -> Tensor:
+    """How many values lie in each bin, int64 (channels, bins); `signed` if a value is below 0."""
+    channels, length = values.shape
+    at_once = length if values.is_cuda else min(length, max(1, _VALUES_IN_CACHE // channels))
+    sets = _SETS_OF_BINS if channels == 1 else 1
+    begin = torch.arange(channels)[:, None] * bins + torch.arange(at_once) % sets * bins - first[:, None]
+    begin = begin.to(values.device, torch.int32)  # index of the bin of 0.0, (channels, at_once)
+    inverse_width = _inverse_width(exponent)[:, None].to(values.device)
+    may_underflow = signed and bool((exponent > 0).any())
+    counts = torch.zeros(sets * channels * bins, dtype=torch.int64, device=values.device)
+    for part in values.split(at_once, dim=1):
+        scaled = part * inverse_width
+        index = (scaled.floor_() if signed else scaled).to(torch.int32)
+        if may_underflow:  # a tiny negative value becomes -0.0, which floor leaves
+            index -= ((part < 0) & (index == 0)).to(torch.int32)
+        index += begin[:, : part.shape[1]]
+        counts += torch.bincount(index.flatten(), minlength=len(counts))
+    return counts.reshape(sets, channels, bins).sum(dim=0).cpu()
 
 
 def _smallest_exponent(lo: Tensor, hi: Tensor, bins: int) -> Tensor:

@@ -1,13 +1,21 @@
-"""What calibration keeps of a tensor: enough for every observer at every bit width, at a fixed cost per batch."""
+"""What calibration keeps of a tensor: enough for every observer at every bit width, in memory that does not grow.
+
+Two numbers of each batch are kept for ever, its histogram only until 64 others have come.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
 from quant_sweep.histogram import DEFAULT_BINS, Histogram
+
+# Batches whose histograms are kept. An average with momentum 0.1 gives what came before them 0.1 % of the weight.
+_RECENT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,11 +24,19 @@ class Summary:
 
     Attributes:
         total: histogram of all values; its lo and hi are the exact minimum and maximum.
-        batches: histogram of each batch, in the order seen, for observers that average over batches.
+        recent: histogram of each of the last batches, at most 64, in the order seen.
+        batch_lo, batch_hi: smallest and largest value of every batch, float32 (batches, channels).
     """
 
     total: Histogram
-    batches: tuple[Histogram, ...]
+    recent: tuple[Histogram, ...]
+    batch_lo: Tensor
+    batch_hi: Tensor
+
+    @classmethod
+    def of_one_batch(cls, histogram: Histogram) -> Summary:
+        """The summary of a tensor that came in one piece."""
+        return cls(histogram, (histogram,), histogram.lo[None], histogram.hi[None])
 
 
 @dataclass
@@ -32,7 +48,8 @@ class Collector:
 
     bins: int = DEFAULT_BINS
     _total: Histogram | None = field(default=None, init=False)
-    _batches: list[Histogram] = field(default_factory=list, init=False)
+    _recent: deque[Histogram] = field(default_factory=lambda: deque(maxlen=_RECENT), init=False)
+    _ends: list[tuple[Tensor, Tensor]] = field(default_factory=list, init=False)
 
     def update(self, values: Tensor) -> None:
         """Add a batch.
@@ -45,7 +62,8 @@ class Collector:
         """
         batch = Histogram.of(_flat(values.detach())[None, :], self.bins)
         self._total = batch if self._total is None else self._total.merge(batch)
-        self._batches.append(batch)
+        self._recent.append(batch)
+        self._ends.append((batch.lo, batch.hi))
 
     def summary(self) -> Summary:
         """What was seen so far.
@@ -55,7 +73,8 @@ class Collector:
         """
         if self._total is None:
             raise InputError("observed tensor: no batch was seen; calibration needs at least one")
-        return Summary(self._total, tuple(self._batches))
+        lo, hi = zip(*self._ends, strict=True)
+        return Summary(self._total, tuple(self._recent), torch.stack(lo), torch.stack(hi))
 
 
 def summarize_channels(values: Tensor, channel_axis: int | None, bins: int = DEFAULT_BINS) -> Summary:
@@ -69,8 +88,7 @@ def summarize_channels(values: Tensor, channel_axis: int | None, bins: int = DEF
         InputError: values are empty, NaN or infinite.
     """
     rows = values.reshape(1, -1) if channel_axis is None else values.transpose(0, channel_axis).flatten(1)
-    histogram = Histogram.of(rows.detach(), bins)
-    return Summary(histogram, (histogram,))
+    return Summary.of_one_batch(Histogram.of(rows.detach(), bins))
 
 
 def _flat(x: Tensor) -> Tensor:

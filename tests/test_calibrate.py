@@ -50,8 +50,8 @@ def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> N
     assert float(summary.total.lo) == pytest.approx(float(total.min()), abs=tolerance)
     assert float(summary.total.hi) == pytest.approx(float(total.max()), abs=tolerance)
     assert int(summary.total.total) == total.numel()
-    assert [int(batch.total) for batch in summary.batches] == [batch.numel() for batch in batches]
-    for kept, batch in zip(summary.batches, batches, strict=True):
+    assert [int(batch.total) for batch in summary.recent] == [batch.numel() for batch in batches]
+    for kept, batch in zip(summary.recent, batches, strict=True):
         assert float(kept.lo) == pytest.approx(float(batch.min()), abs=tolerance)
         assert float(kept.hi) == pytest.approx(float(batch.max()), abs=tolerance)
     if exact:

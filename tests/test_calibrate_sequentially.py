@@ -79,7 +79,7 @@ def test_equals_the_same_by_hand(model: nn.Module, scheme: Scheme, update_batch_
         assert torch.equal(qparams[name].scale, wanted.scale), name
         assert torch.equal(qparams[name].zero_point, wanted.zero_point), name
         assert torch.equal(calibration.summaries[name].total.lo[0], observed.lo)
-        assert len(calibration.summaries[name].batches) == len(BATCHES)
+        assert len(calibration.summaries[name].recent) == len(BATCHES)
     for name, value in norm.state_dict().items():
         assert torch.equal(calibration.graph.module.bn.state_dict()[name], value), name
 

@@ -21,7 +21,7 @@ def test_total_and_batches(images: Tensor) -> None:
     summary = collector.summary()
     at_once = Histogram.of(images.reshape(1, -1), 64)
     assert torch.equal(summary.total.counts, at_once.counts)
-    assert [int(batch.total) for batch in summary.batches] == [60, 180, 120]
+    assert [int(batch.total) for batch in summary.recent] == [60, 180, 120]
     assert (summary.total.lo, summary.total.hi) == (images.min(), images.max())
 
 
@@ -39,8 +39,19 @@ def test_summary_is_a_snapshot(images: Tensor) -> None:
     collector.update(images[:1])
     before = collector.summary()
     collector.update(images[1:])
-    assert len(before.batches) == 1
+    assert len(before.recent) == 1
     assert int(before.total.total) == images[:1].numel()
+
+
+def test_histograms_of_the_last_batches_and_the_ends_of_all() -> None:
+    collector = Collector(bins=16)
+    for i in range(100):
+        collector.update(torch.tensor([-1.0, i + 1.0, i + 2.0]))
+    summary = collector.summary()
+    assert [batch.hi.item() for batch in summary.recent] == [i + 2.0 for i in range(36, 100)]
+    assert summary.batch_hi.flatten().tolist() == [i + 2.0 for i in range(100)]
+    assert summary.batch_lo.flatten().tolist() == [-1.0] * 100
+    assert int(summary.total.total) == 300
 
 
 def test_values_that_require_a_gradient_can_be_observed() -> None:
@@ -76,4 +87,4 @@ def test_channels_along_any_axis(images: Tensor, axis: int) -> None:
 def test_whole_weight_is_one_channel_and_one_batch(images: Tensor) -> None:
     summary = summarize_channels(images, None)
     assert summary.total.total.tolist() == [images.numel()]
-    assert summary.batches == (summary.total,)
+    assert summary.recent == (summary.total,)

@@ -35,8 +35,8 @@ class MovingAverage(Observer):
             raise InputError(f"averaging_constant={self.averaging_constant}: allowed are values above 0, up to 1")
 
     def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        lo, hi = summary.batches[0].lo, summary.batches[0].hi
-        for batch in summary.batches[1:]:
-            lo = lo + self.averaging_constant * (batch.lo - lo)
-            hi = hi + self.averaging_constant * (batch.hi - hi)
+        lo, hi = summary.batch_lo[0], summary.batch_hi[0]
+        for batch_lo, batch_hi in zip(summary.batch_lo[1:], summary.batch_hi[1:], strict=True):
+            lo = lo + self.averaging_constant * (batch_lo - lo)
+            hi = hi + self.averaging_constant * (batch_hi - hi)
         return lo, torch.maximum(lo, hi)  # float rounding may part them by an ulp

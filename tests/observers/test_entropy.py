@@ -62,7 +62,7 @@ def of_counts(counts: dict[int, int]) -> Summary:
     """One value in the middle of its bin, bin width 1, per count."""
     bins = torch.tensor([i for i, c in counts.items() for _ in range(c)], dtype=torch.float32)
     histogram = Histogram.of((bins + 0.5)[None], BINS)
-    return Summary(histogram, (histogram,))
+    return Summary.of_one_batch(histogram)
 
 
 def answer(summary: Summary, bits: int, symmetric: bool) -> int:

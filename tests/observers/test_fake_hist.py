@@ -25,7 +25,7 @@ def test_equals_a_running_average_of_kthvalue(name: str, momentum: float, percen
             average = (1 - momentum) * average + momentum * value
         expected.append(average)
     summary = summarize(*batches)
-    width = max(batch.bin_width.item() for batch in summary.batches)
+    width = max(batch.bin_width.item() for batch in summary.recent)
     ends = FakeHist(percentile, momentum).range(summary, spec(8))
     assert [end.item() for end in ends] == pytest.approx(expected, abs=width * (1 + 1e-6))
 

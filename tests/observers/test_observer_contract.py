@@ -108,5 +108,5 @@ def test_any_constant(observer: Observer, bins: int) -> None:
     for value in torch.cat([constants, -constants]):
         histogram = Histogram.of(value.expand(1, 7), bins)
         for grid in (spec(2), spec(8, SYMMETRIC)):
-            lo, hi = observer.range(Summary(histogram, (histogram,)), grid)
+            lo, hi = observer.range(Summary.of_one_batch(histogram), grid)
             assert lo <= hi
