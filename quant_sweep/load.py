@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +28,7 @@ from quant_sweep.graph import Fusion, QuantGraph, quantizable
 from quant_sweep.models import load_weights, read_checkpoint, weights_digest
 
 _ALLOWED = "quant_sweep."
+_MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -137,8 +139,13 @@ def _trained(node: str, num_classes: int, in_channels: int) -> LoadedModel:
     if state:
         load_weights(module, state, str(checkpoint))
     _check_finite(settings["name"], module)
-    code = str(quantizable(module, Fusion.none).module.graph)
-    return LoadedModel(module, hashlib.sha256(f"{weights_digest(module)}{code}".encode()).hexdigest())
+    computes = f"{weights_digest(module)}{_describe(quantizable(module, Fusion.none))}"
+    return LoadedModel(module, hashlib.sha256(computes.encode()).hexdigest())
+
+
+def _describe(graph: QuantGraph) -> str:
+    """What a network computes, its weights aside: its operations, and what its layers print of themselves."""
+    return _MEMORY_ADDRESS.sub("", f"{graph.module.graph}{graph.module!r}")
 
 
 def brings_own_weights(settings: Mapping[str, Any]) -> bool:

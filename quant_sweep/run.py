@@ -1,6 +1,7 @@
 """One run, top to bottom: config -> model + images -> graph -> calibrate -> quantize -> evaluate -> record.
 
-The calibration pass is made once per process and serves all points that ask for the same one.
+A calibration pass is made once and serves all points that ask for the same one: kept in memory for those of this
+process, and in the cache folder for others, which wait for it if they want it meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from quant_sweep.agreement import compare_with_simulation
 from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
 from quant_sweep.calibrate_sequentially import calibrate_sequentially
-from quant_sweep.content_key import content_key
+from quant_sweep.content_key import content_key, summaries_key
 from quant_sweep.data import DataSet, calibration_indices
 from quant_sweep.engines import Auto, Flow
 from quant_sweep.engines.int8 import IntegerNetwork
@@ -34,6 +35,7 @@ from quant_sweep.qparams_table import qparams_table
 from quant_sweep.scheme import assign_specs
 from quant_sweep.spec import QParams, QuantSpec
 from quant_sweep.summary import Summary
+from quant_sweep.summary_cache import collected_once
 from quant_sweep.tracking import Recorder, Tracker
 
 log = logging.getLogger(__name__)
@@ -186,7 +188,7 @@ def quantize_model(
             point.update_batch_norm,
         )
     else:
-        calibration = _one_pass(model, point.fusion, images, point.device)
+        calibration = _one_pass(model, point.fusion, images, point.device, point.settings["cache_dir"])
         qparams = choose_qparams(calibration, specs, point.observer, point.weight_observer)
     seconds = time.perf_counter() - began
     network = point.engine.build(calibration.graph, qparams)
@@ -194,8 +196,23 @@ def quantize_model(
 
 
 @functools.lru_cache(maxsize=len(Fusion))
-def _one_pass(model: LoadedModel, fusion: Fusion, images: CalibrationImages, device: torch.device) -> Calibration:
-    return calibrate(model.graph(fusion), images.batches(device))
+def _one_pass(
+    model: LoadedModel, fusion: Fusion, images: CalibrationImages, device: torch.device, cache_dir: str
+) -> Calibration:
+    graph = model.graph(fusion)
+    key = summaries_key(
+        {
+            "model": model.digest,
+            "fusion": fusion.value,
+            "data": images.data.fingerprint,
+            "images": images.digest,
+            "batch_size": images.batch_size,
+            "device": device.type,
+        }
+    )
+    return Calibration(
+        graph, collected_once(key, cache_dir, lambda: calibrate(graph, images.batches(device)).summaries)
+    )
 
 
 def _record_result(

@@ -113,6 +113,26 @@ def test_digest_is_that_of_weights_and_code(tmp_path: Path, checkpoint: Path) ->
     assert load_model(cfg.model, data).digest != first
 
 
+def test_digest_tells_layers_apart_that_share_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strided.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, in_channels, stride):\n"
+        "    conv = nn.Conv2d(in_channels, num_classes, 3, stride, bias=False)\n"
+        "    nn.init.ones_(conv.weight)\n"
+        "    return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    data = load_data(composed(f"outputs_dir={tmp_path}").data)
+
+    def digest(stride: int) -> str:
+        load._trained.cache_clear()
+        model = composed("model=custom", "model.factory=strided:build", f"+model.kwargs.stride={stride}").model
+        return load_model(model, data).digest
+
+    assert digest(1) == digest(1)
+    assert digest(1) != digest(2)
+
+
 def test_weights_must_come_from_somewhere(tmp_path: Path) -> None:
     data = load_data(composed(f"outputs_dir={tmp_path}").data)
     with pytest.raises(InputError, match=r"model\.checkpoint=null: .*give a file"):

@@ -82,21 +82,27 @@ def test_records_what_the_library_gives(config: Config, folder: Path) -> None:
     assert table["label"].tolist() == data.test.labels.tolist()
 
 
-def test_one_pass_and_one_float_evaluation_serve_all_points(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_and_one_float_evaluation_serve_all_points(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     calls: list[str] = []
     for name in ("calibrate", "evaluate"):
         original = getattr(run, name)
         monkeypatch.setattr(run, name, lambda *a, f=original, n=name: calls.append(n) or f(*a))
-    run._one_pass.cache_clear()
+    cache = f"cache_dir={tmp_path}"
     for overrides in (["bits=8"], ["bits=4"], ["observer=minmax"], ["bits=8"], ["weight_bits=3", "batch_size=64"]):
-        run_point(config(*overrides), sweep=None)
+        run_point(config(cache, *overrides), sweep=None)
     assert calls.count("calibrate") == 1
     assert calls.count("evaluate") == 1 + 4, "float, and each point but the repeated one"
     assert len(finished(config())) == 4
     assert len(finished(config(), "float")) == 1
-    run_point(config("fusion=none"), sweep=None)
-    run_point(config("calibration.images=65"), sweep=None)
-    assert calls.count("calibrate") == 3
+    run._one_pass.cache_clear()  # as in another process
+    run_point(config(cache, "bits=3"), sweep=None)
+    assert calls.count("calibrate") == 1
+    run_point(config(cache, "fusion=none"), sweep=None)
+    run_point(config(cache, "calibration.images=65"), sweep=None)
+    run_point(config(cache, "calibration.batch_size=16"), sweep=None)
+    assert calls.count("calibrate") == 4
 
 
 def test_a_crash_leaves_no_finished_run(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

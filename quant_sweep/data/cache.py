@@ -1,31 +1,24 @@
 """Decode a data set once: its uint8 tensors, kept on disk as safetensors under a key of what decides the content.
 
-A file is used only when the sha256 of its pixels, labels and classes is the one that was written with it, so a
-truncated or damaged file is decoded again, with a warning. Reading maps the file privately: processes share its pages.
-One process decodes while others that want the same set wait for it. Old files are never deleted; the folder may be
-removed at any time.
+A file is used only when the sha256 of its pixels, labels and classes is the one that was written with it. Reading maps
+the file privately: processes share its pages.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from quant_sweep.atomic_file import replacing
 from quant_sweep.data.base import Decoded, ImageSet, decoded
-from quant_sweep.errors import InputError
+from quant_sweep.made_once import made_once
 
 FORMAT = 1  # raise it when the same sources decode to something else
-
-log = logging.getLogger(__name__)
 
 
 def decoded_once(
@@ -44,27 +37,7 @@ def decoded_once(
     """
     key = hashlib.sha256(json.dumps({"format": FORMAT, **source}, sort_keys=True).encode()).hexdigest()
     path = Path(cache_dir).expanduser() / "data" / f"{kind}-{key[:32]}.safetensors"
-    content = read_intact(path)  # a finished file is replaced whole, so reading it needs no lock
-    if content is not None:
-        return content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(f"{path.parent} is read-only")
-        held = FileLock(f"{path}.lock").acquire()
-    except OSError as error:
-        raise _not_writable(cache_dir, error) from error
-    with held:
-        content = read_intact(path)  # another process may have made it while this one waited
-        if content is None:
-            if path.exists():
-                log.warning("%s is damaged; decoding the images again", path)
-            content = decode()
-            try:
-                write(path, content)
-            except (OSError, SafetensorError) as error:
-                raise _not_writable(cache_dir, error) from error
-    return content
+    return made_once(path, read_intact, decode, write)
 
 
 def read_intact(path: Path) -> Decoded | None:
@@ -93,7 +66,3 @@ def write(path: Path, content: Decoded) -> None:
     metadata = {"classes": json.dumps(content.classes), "digest": content.digest}
     with replacing(path) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
-
-
-def _not_writable(cache_dir: str | Path, error: Exception) -> InputError:
-    return InputError(f"cache_dir={cache_dir}: cannot write decoded images there ({error}); allowed: a writable folder")
