@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXPERIMENT ?= quant_sweep
 PORT ?= 5000
+CIFAR10 ?= data/cifar10
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep report ui test check wheel clean
+.PHONY: help sweep report ui test check bench wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,13 @@ check: .venv/installed-dev  ## lint, format, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+bench: .venv/installed-bench  ## side-by-side measurements into benchmarks/ (CIFAR10=folder of class folders)
+	$(BIN)/python -m benchmarks --cifar10 $(CIFAR10)
 
 wheel: .venv/installed-dev  ## build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

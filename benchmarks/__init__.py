@@ -1,0 +1,1 @@
+"""Side-by-side measurements: ratios within one run, never seconds alone. `python -m benchmarks --help`."""
