@@ -1,4 +1,4 @@
-"""How far integer kernels and the float simulation of the same grids part.
+"""How far an integer engine and the float simulation of the same grids part.
 
 A value that lies within float rounding of a tie may round to either side, and whatever is computed from it then differs
 too. So each tensor is compared where both engines had the same inputs: the simulation computes it from the integer
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_sweep.affine import dequantize, quantize
-from quant_sweep.engines.int8 import IntegerNetwork
+from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.engines.simulate import Simulate
 from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
 from quant_sweep.spec import QParams
@@ -49,9 +49,9 @@ class EngineAgreement:
 
 @torch.no_grad()
 def compare_with_simulation(
-    network: IntegerNetwork, graph: QuantGraph, qparams: Mapping[str, QParams], images: Tensor
+    network: NetworkOfCodes, graph: QuantGraph, qparams: Mapping[str, QParams], images: Tensor
 ) -> EngineAgreement:
-    """Hold the integer kernels against `Simulate` on some images.
+    """Hold a network of integers against `Simulate` on some images.
 
     Args:
         network: built from `graph` and `qparams`.

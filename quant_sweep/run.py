@@ -25,7 +25,7 @@ from quant_sweep.calibrate_sequentially import calibrate_sequentially
 from quant_sweep.content_key import content_key, summaries_key
 from quant_sweep.data import DataSet, calibration_indices
 from quant_sweep.engines import Auto, Flow
-from quant_sweep.engines.int8 import IntegerNetwork
+from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.evaluate import Evaluation, evaluate
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.load import LoadedModel, load_data, load_model
@@ -76,7 +76,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             quantized = quantize_model(model, point, specs, images)
             evaluation = evaluate(quantized.network, data, data.test, cfg.batch_size, point.device)
             _record_result(record, quantized, specs, evaluation, baseline)
-            if isinstance(quantized.network, IntegerNetwork):
+            if isinstance(quantized.network, NetworkOfCodes):
                 _record_agreement(record, quantized, quantized.network, data)
     log.info(
         "%s: accuracy %.2f (float %.2f), agreement %.2f %%; calibration %.1f s, evaluation %.1f s",
@@ -243,8 +243,8 @@ def _record_result(
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), "predictions.csv")
 
 
-def _record_agreement(record: Recorder, quantized: QuantizedModel, network: IntegerNetwork, data: DataSet) -> None:
-    """How far the integer kernels are from the simulation of the same grids, on the first test images."""
+def _record_agreement(record: Recorder, quantized: QuantizedModel, network: NetworkOfCodes, data: DataSet) -> None:
+    """How far an integer engine is from the simulation of the same grids, on the first test images."""
     images = data.normalize(data.test.images[:_COMPARED_IMAGES])
     agreement = compare_with_simulation(network, quantized.graph, quantized.qparams, images)
     record.metrics(

@@ -13,7 +13,8 @@ from typing import final
 import torch
 
 from quant_sweep.engines.base import Engine
-from quant_sweep.engines.int8 import Int8, why_unsupported
+from quant_sweep.engines.int8 import Int8
+from quant_sweep.engines.lowering import why_unsupported
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.engines.simulate import Simulate
 from quant_sweep.graph import QuantGraph

@@ -6,8 +6,7 @@ and `kernel_of` picks. Leaves out: weights with a zero-point, per-channel activa
 """
 
 from quant_sweep.engines.onednn.kernels import kernel_of
-from quant_sweep.engines.onednn.moves import Kernel
 from quant_sweep.engines.onednn.placed import Placed
 from quant_sweep.engines.onednn.support import why_not_exact
 
-__all__ = ["Kernel", "Placed", "kernel_of", "why_not_exact"]
+__all__ = ["Placed", "kernel_of", "why_not_exact"]

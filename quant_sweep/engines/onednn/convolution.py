@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from quant_sweep.engines.onednn.moves import Kernel
+from quant_sweep.engines.lowering import Kernel
 from quant_sweep.engines.onednn.placed import TOP, Placed
 
 

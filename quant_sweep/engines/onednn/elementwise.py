@@ -12,9 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.engines.lowering import Average, Lookup, Sum, same_grid
+from quant_sweep.engines.lowering import Average, Kernel, Lookup, Sum, node_kernel, same_grid
 from quant_sweep.engines.onednn.convolution import ConvolutionWeights, convolution, convolution_onto
-from quant_sweep.engines.onednn.moves import Kernel, node_kernel
 from quant_sweep.engines.onednn.placed import TOP, Placed, from_storage_order, storage_order
 
 _BLOCK = 64  # channels of the depthwise convolution that stands for an elementwise operation

@@ -7,10 +7,24 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import nn
 
-from quant_sweep.engines.lowering import Average, Compute, Dequantize, Layer, Lookup, Move, Pad, Quantize, Step, Sum
+from quant_sweep.engines.lowering import (
+    Average,
+    Compute,
+    Dequantize,
+    Kernel,
+    Layer,
+    Lookup,
+    Move,
+    Pad,
+    Quantize,
+    Step,
+    Sum,
+    everywhere,
+    node_kernel,
+)
 from quant_sweep.engines.onednn.elementwise import average_kernel, lookup_kernel, sum_kernel
 from quant_sweep.engines.onednn.layers import layer_kernel
-from quant_sweep.engines.onednn.moves import Kernel, everywhere, move_kernel, node_kernel
+from quant_sweep.engines.onednn.moves import move_kernel
 from quant_sweep.engines.onednn.placed import Placed
 from quant_sweep.spec import QParams
 

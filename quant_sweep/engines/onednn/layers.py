@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant_sweep.affine import quantize
-from quant_sweep.engines.lowering import Layer
+from quant_sweep.engines.lowering import Kernel, Layer
 from quant_sweep.engines.onednn.convolution import (
     ConvolutionWeights,
     convolution,
@@ -17,7 +17,6 @@ from quant_sweep.engines.onednn.convolution import (
     post_op_of,
     written,
 )
-from quant_sweep.engines.onednn.moves import Kernel
 from quant_sweep.engines.onednn.placed import TOP, Placed
 from quant_sweep.spec import QParams
 

@@ -1,0 +1,78 @@
+"""What codes of 8 bits and sums of 32 bits can hold, and what they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, fx
+
+from quant_sweep.engines.lowering.steps import Compute, Layer, Lowered
+from quant_sweep.errors import InputError
+from quant_sweep.graph import QuantGraph
+from quant_sweep.graph.operations import Operation, operation_of
+from quant_sweep.spec import QParams, QuantSpec
+
+_BITS = 8
+_LARGEST_WEIGHT, _LARGEST_SUM = 128, 2**31 - 1
+
+
+def why_unsupported(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> str | None:
+    """Why `graph` on such grids cannot be computed by integer kernels, on any machine; None if it can.
+
+    Args:
+        specs: by tensor name.
+    """
+    weights = {point.name: graph.module.get_parameter(point.name) for point in graph.weights}
+    steps = max((spec.steps for name, spec in specs.items() if name not in weights), default=0)
+    for name, spec in specs.items():
+        if spec.bits > _BITS:
+            return f"{name} has {spec.bits} bits, allowed are 2 to {_BITS}"
+        if name not in weights:
+            if spec.channel_axis is not None:
+                return f"{name} has a grid per channel, allowed is one"
+        elif not spec.signed or spec.channel_axis not in (None, 0):
+            return f"{name} must be signed, with zero_point 0, per tensor or per output channel"
+        elif steps * _LARGEST_WEIGHT * weights[name][0].numel() > _LARGEST_SUM:
+            return f"{name}: sums of {weights[name][0].numel()} products can overflow 32 bits"
+    return None
+
+
+def check_weights(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
+    """Refuse what `why_unsupported` cannot see in the kind of a grid.
+
+    Raises:
+        InputError: a weight's grid has a zero-point.
+    """
+    for name in (point.name for point in graph.weights):
+        if name in qparams and bool(qparams[name].zero_point.any()):
+            raise InputError(
+                f"engine={engine}: {name} must be signed, with zero_point 0, per tensor or per output channel; "
+                "use engine=simulate"
+            )
+
+
+def check_layers(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams], lowered: Lowered) -> None:
+    """Refuse layers that have no integer form.
+
+    Raises:
+        InputError: a layer's weight or input has no grid, or its bias holds NaN or infinity.
+    """
+    modules = dict(graph.module.named_modules())
+    for step in lowered.steps:
+        if isinstance(step, Compute) and operation_of(step.node, modules) is Operation.WEIGHTED:
+            weight = f"{step.node.target}.weight"
+            missing = weight if weight not in qparams else _tensor_read_by(step.node, graph)
+            raise InputError(f"engine={engine}: {missing} has no grid; use engine=simulate, where it stays in float")
+        if isinstance(step, Layer):
+            bias = modules[step.module].bias
+            if isinstance(bias, Tensor) and not bool(bias.isfinite().all()):
+                raise InputError(f"engine={engine}: {step.module}.bias holds NaN or infinity; use a sound checkpoint")
+
+
+def _tensor_read_by(layer: fx.Node, graph: QuantGraph) -> str:
+    """Name of the activation point that feeds `layer`, through whatever only moves values."""
+    names = {(point.node, reader): point.name for point in graph.activations for reader in point.readers}
+    source, reader = layer.all_input_nodes[0], layer
+    while (source.name, reader.name) not in names:
+        source, reader = source.all_input_nodes[0], source
+    return names[source.name, reader.name]
