@@ -58,12 +58,12 @@ def compare_with_simulation(
         images: normalised, float32 (n, channels, height, width), on the CPU; n >= 1.
     """
     codes = network.codes(images)
-    comparisons = {name: _CompareThenReplace(qparams[name], own) for name, own in codes.items()}
+    compared = sum(own.numel() for own in codes.values())
+    comparisons = {name: _CompareThenReplace(qparams[name], codes, name) for name in list(codes)}
     simulation = insert_at_points(graph, comparisons)
     put_weights_on_grid(simulation, graph, qparams)
     simulation(images)
     classes, simulated = (run(images).argmax(dim=1) for run in (network, Simulate().build(graph, qparams)))
-    compared = sum(own.numel() for own in codes.values())
     return EngineAgreement(
         images=len(images),
         same_class=100.0 * (classes == simulated).to(torch.float64).mean().item(),
@@ -73,14 +73,15 @@ def compare_with_simulation(
 
 
 class _CompareThenReplace(nn.Module):
-    """Compares the codes of what comes with given ones, and passes the given ones on."""
+    """Compares the codes of what comes with given ones, which it takes out of `codes`, and passes the given ones on."""
 
-    def __init__(self, grid: QParams, codes: Tensor) -> None:
+    def __init__(self, grid: QParams, codes: dict[str, Tensor], name: str) -> None:
         super().__init__()
-        self.grid, self.codes = grid, codes
+        self.grid, self.codes, self.name = grid, codes, name
         self.largest, self.differing = 0, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        difference = (quantize(x, self.grid) - self.codes).abs()
+        own = self.codes.pop(self.name)  # not kept: traced modules are freed late
+        difference = (quantize(x, self.grid) - own).abs()
         self.largest, self.differing = int(difference.max()), int(difference.count_nonzero())
-        return dequantize(self.codes, self.grid)
+        return dequantize(own, self.grid)

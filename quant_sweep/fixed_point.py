@@ -23,6 +23,7 @@ from quant_sweep.errors import InputError
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 _MOST_SHIFT = 31  # whatever needs more is at most a half, whichever int32 it multiplies
 _LEAST_SHIFT = -30
+_MOST_AVERAGE_SHIFT = 14
 
 
 @final
@@ -94,3 +95,21 @@ def rounding_right_shift(x: Tensor, shift: Tensor) -> Tensor:
     """x / 2**shift, rounded to the nearest, ties away from zero; int64, shift 0 to 31."""
     half = torch.where(shift > 0, torch.ones_like(shift) << (shift - 1).clamp(min=0), 0)
     return torch.sign(x) * ((x.abs() + half) >> shift)
+
+
+def multiply_and_divide(x: Tensor, factor: FixedPoint, divisor: Tensor) -> Tensor:
+    """x * factor / divisor, rounded once, ties away from zero; for averages.
+
+    Args:
+        x: int32 values, of any integer type.
+        factor: one, of shape ().
+        divisor: whole numbers from 1 to 2**16, broadcast over x.
+
+    Returns:
+        int64, shaped like x.
+    """
+    shift = int(factor.shift)
+    if shift > _MOST_AVERAGE_SHIFT:  # not a 1 of any sum of codes
+        return torch.zeros_like(x, dtype=torch.int64)
+    whole = divisor.to(torch.int64) << (31 + shift)
+    return torch.sign(x) * ((x.to(torch.int64).abs() * factor.multiplier.to(torch.int64) + whole // 2) // whole)

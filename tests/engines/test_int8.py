@@ -2,17 +2,29 @@
 
 import math
 import platform
-import random
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 import torch
-import torch.nn.functional as F
-import torchvision
+from engine_networks import (
+    CHECKPOINT,
+    LARGE,
+    SCHEMES,
+    SMALL,
+    SYMMETRIC,
+    Functions,
+    Residuals,
+    mixed_widths,
+    of,
+    quantized,
+    smooth_images,
+    torchvision_model,
+    trained_resnet20,
+)
+from exact_layers import exact, grid, grids, layers, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import cifar_resnet20, images, shaken, tiny
+from small_networks import cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
 from quant_sweep.affine import dequantize, quantize
@@ -22,14 +34,10 @@ from quant_sweep.engines.lowering import Layer, Value
 from quant_sweep.engines.onednn import Placed, kernel_of, support, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, quantizable
-from quant_sweep.models import resnet20
 from quant_sweep.observers import MSE, MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
 from quant_sweep.spec import QParams, QuantSpec
 
-SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
-SCHEMES = {"affine": AFFINE, "symmetric": SYMMETRIC}
-CHECKPOINT = Path(__file__).parents[3] / "shared" / "checkpoints" / "resnet20-12fca82f.th"
 RARE = 1e-4  # share of values that may round to the other side of a tie
 NEAR = 1e-4  # how far from the tie, in codes: what float32 sums of some hundred products are off
 
@@ -39,64 +47,8 @@ pytestmark = pytest.mark.skipif(why_not_exact() is not None, reason="needs exact
 # -- one layer against exact sums --
 
 
-def grid(bits: int, signed: bool, place: float, scale: float) -> QParams:
-    """An activation's grid whose zero-point lies at `place`, 0 to 1, between its lowest and highest code."""
-    spec = QuantSpec(bits, signed)
-    zero_point = spec.qmin + round(place * spec.steps)
-    return QParams(torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), spec)
-
-
-@st.composite
-def grids(draw: st.DrawFn, scale: float) -> QParams:
-    place = draw(st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1))
-    return grid(draw(st.integers(2, 8)), draw(st.booleans()), place, scale * draw(st.floats(0.5, 2.0)))
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> nn.Module:
-    dims = draw(st.sampled_from([0, 1, 2, 2, 2, 2, 3]))
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
-    inputs, outputs = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 5))
-    if draw(st.booleans()):  # depthwise
-        groups, outputs = inputs, inputs * draw(st.integers(1, 2))
-    bias = draw(st.booleans())
-    torch.manual_seed(draw(st.integers(0, 1000)))
-    if dims == 0:
-        return nn.Linear(inputs, outputs, bias)
-    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    mode = draw(st.sampled_from(["zeros", "zeros", "zeros", "circular", "replicate"]))
-    padding = draw(st.sampled_from([0, 1, 2, "same"] if stride == 1 else [0, 1, 2]))
-    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
-    kernel = draw(st.integers(1, 3))
-    return conv(inputs, outputs, kernel, stride, padding, dilation, groups, bias, padding_mode=mode)
-
-
-def random_codes(shape: tuple[int, ...], qparams: QParams) -> Tensor:
-    return torch.randint(qparams.spec.qmin, qparams.spec.qmax + 1, shape, dtype=torch.int32)
-
-
 def stored(codes: Tensor, qparams: QParams) -> Tensor:
     return (codes + Placed.of(qparams).offset).to(torch.uint8)
-
-
-def exact(module: nn.Module, weight_grid: QParams, x: Tensor, x_grid: QParams) -> Tensor:
-    """Real outputs, float64, from whole sums: the codes' products stay below 2**53."""
-    double = type(module).forward
-    weight = quantize(module.weight.detach(), weight_grid).to(torch.float64)
-    shape = (-1, *[1] * (x.dim() - 2)) if not isinstance(module, nn.Linear) else (-1,)
-    scale = (weight_grid.scale.double() * x_grid.scale.double()).reshape(shape)
-    twin = torch.nn.utils.skip_init(type(module), **arguments(module), dtype=torch.float64)
-    twin.weight.data = weight
-    sums = double(twin, (x - x_grid.zero_point).to(torch.float64))
-    bias = 0.0 if module.bias is None else module.bias.detach().double().reshape(shape)
-    return sums.detach().round() * scale + bias
-
-
-def arguments(module: nn.Module) -> dict[str, object]:
-    if isinstance(module, nn.Linear):
-        return {"in_features": module.in_features, "out_features": module.out_features, "bias": False}
-    names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
-    return {name: getattr(module, name) for name in names} | {"bias": False}
 
 
 @settings(max_examples=60)
@@ -165,95 +117,6 @@ def test_exact_ties_go_where_affine_sends_them(bits: int, signed: bool) -> None:
 
 
 # -- networks against Simulate --
-
-
-class Residuals(nn.Module):
-    """Residuals that are read again, that are the layer's own input, that are broadcast, that no layer takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.a, self.b, self.c, self.d = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
-        self.gate, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem(x))
-        y = self.a(F.relu(self.b(x))) + x  # without ReLU; x is read again
-        z = F.relu(self.c(x) + x)  # the layer's own input
-        w = F.relu6(self.d(z) + self.gate(F.adaptive_avg_pool2d(z, 1)))  # broadcast
-        part = z[:, :1]  # shares its memory with a residual that nobody else reads any more
-        z = F.relu(self.c(y) + z)
-        return self.head((F.relu(y + w) + z + part).mean((2, 3)))
-
-
-class Moves(nn.Module):
-    """Operations that only move or compare codes, and those that almost do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.same = nn.Conv2d(3, 8, 5, padding=2), nn.Conv2d(8, 8, 4, padding="same")
-        self.wide, self.deep = nn.Conv2d(32, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(16, 4, 3, groups=4)
-        self.pool, self.pad = nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.ZeroPad2d((1, 0, 2, 1))
-        self.line, self.head = nn.Conv1d(4, 6, 3, stride=2), nn.Linear(36, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pad(self.pool(F.relu(self.stem(x))))
-        x = F.relu6(self.same(F.max_pool2d(x, kernel_size=2)))
-        x = F.pad(x, (0, 1, 1, 0), value=0.0)
-        n, c = x.shape[0], x.size(1)
-        x = torch.cat([x, x.flip(1), x[:, ::2], x[:, 1::2], x.chunk(2, 1)[1], x[:, :4]], 1)
-        x = F.hardtanh(self.wide(x), -0.5, 0.7)
-        h, w = x.shape[2], x.size(3)
-        x = torch.cat([x, x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)], 1)
-        x = F.max_pool1d(self.deep(x).flatten(2), 2)
-        return self.head(F.adaptive_max_pool2d(self.line(x).unsqueeze(1), (6, 6)).flatten(1))
-
-
-class Functions(nn.Module):
-    """Activation functions, which become tables, and arithmetic that stays in float."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
-        self.slope, self.slopes, self.norm = nn.PReLU(), nn.PReLU(8, 0.1), nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.hardswish(self.stem(x))
-        x = self.slope(self.a(x)) * torch.sigmoid(x)
-        x = self.norm(self.slopes(self.b(x))) + 0.1
-        x = F.avg_pool2d(F.gelu(self.a(x)), 3, 2, 1)
-        return self.head(F.layer_norm(torch.tanh(self.b(x)).mean((2, 3)), (8,)))
-
-
-def torchvision_model(name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        torch.manual_seed(0)
-        return shaken(getattr(torchvision.models, name)(weights=None, num_classes=10))
-
-    return make
-
-
-def of(cls: type[nn.Module]) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        torch.manual_seed(0)
-        return shaken(cls())
-
-    return make
-
-
-SMALL = {"tiny": tiny, "residuals": of(Residuals), "moves": of(Moves), "functions": of(Functions)}
-LARGE = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
-
-
-@torch.no_grad()
-def quantized(graph: QuantGraph, batch: Tensor, scheme: Scheme, widths: BitWidths) -> dict[str, QParams]:
-    return choose_qparams(calibrate(graph, [batch]), assign_specs(graph, scheme, widths), MSE(), MinMax())
-
-
-def mixed_widths(graph: QuantGraph, seed: int) -> BitWidths:
-    draw = random.Random(seed)
-    return BitWidths(8, 8, {name: draw.randint(2, 8) for name in graph.names})
 
 
 @torch.no_grad()
@@ -335,10 +198,7 @@ def test_torchvision_networks(network: str, fusion: Fusion) -> None:
 @pytest.mark.skipif(not CHECKPOINT.exists(), reason="needs the checkpoint")
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.1)])
 def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -> None:
-    model = resnet20(num_classes=10, in_channels=3)
-    state = torch.load(CHECKPOINT, weights_only=True, map_location="cpu")["state_dict"]
-    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-    graph = quantizable(model.eval(), Fusion.conv_bn_relu)
+    graph = quantizable(trained_resnet20(), Fusion.conv_bn_relu)
     qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(bits, bits, {}))
     batch = smooth_images(32, seed=1)
     with torch.no_grad():
@@ -346,11 +206,6 @@ def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -
     assert float((logits - wanted).norm() / wanted.norm()) < error
     assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.9
     assert_agrees(graph, qparams, batch)
-
-
-def smooth_images(count: int, seed: int) -> Tensor:
-    """Random images with large shapes in them, as photographs have."""
-    return F.interpolate(images(count, seed=seed, size=4), size=32, mode="bicubic")
 
 
 # -- what the network shows --

@@ -1,0 +1,326 @@
+"""`Integer` against exact sums, against `Simulate` and against onnxruntime; and without a single float on the way."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engine_networks import (
+    CHECKPOINT,
+    SCHEMES,
+    Functions,
+    mixed_widths,
+    of,
+    quantized,
+    smooth_images,
+    torchvision_model,
+    trained_resnet20,
+)
+from exact_layers import exact, grid, grids, layers, random_codes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import cifar_resnet20, images, tiny
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from quant_sweep.affine import dequantize
+from quant_sweep.agreement import compare_with_simulation
+from quant_sweep.engines import Integer, Simulate
+from quant_sweep.engines.integer.elementwise import average_kernel, sum_kernel
+from quant_sweep.engines.integer.layers import layer_kernel
+from quant_sweep.engines.integer.stored import Stored
+from quant_sweep.engines.lowering import Average, Layer, Sum, Value
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.scheme import AFFINE, BitWidths
+from quant_sweep.spec import QParams, QuantSpec
+
+UNLIMITED = (-math.inf, math.inf)
+
+
+class NoFloats(TorchDispatchMode):
+    """Lets no operation see or make a floating-point tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, float) or (isinstance(leaf, Tensor) and leaf.is_floating_point()):
+                raise AssertionError(f"{func} has to do with floats")
+        return result
+
+
+def stored(codes: Tensor, qparams: QParams) -> Tensor:
+    return (codes - qparams.spec.qmin).to(torch.uint8)
+
+
+def weight_grid_of(module: nn.Module, bits: int, per_channel: bool) -> QParams:
+    axis = 0 if per_channel else None
+    spec = QuantSpec(bits, signed=True, symmetric=True, narrow_range=per_channel, channel_axis=axis)
+    size = module.weight.abs().flatten(1).amax(1) if per_channel else module.weight.abs().max()
+    scale = (size.detach() / spec.qmax).clamp(min=1e-6)
+    return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), spec)
+
+
+def in_codes(real: Tensor, qparams: QParams) -> Tensor:
+    """Not rounded yet, float64."""
+    return (real / qparams.scale.double() + qparams.zero_point).clamp(qparams.spec.qmin, qparams.spec.qmax)
+
+
+# -- single steps against exact sums --
+
+
+@settings(max_examples=100)
+@given(data=st.data(), module=layers(), x_grid=grids(0.05), out_grid=grids(0.05), with_residual=st.booleans())
+def test_layer_is_the_exact_sum_within_the_bound(
+    data: st.DataObject, module: nn.Module, x_grid: QParams, out_grid: QParams, with_residual: bool
+) -> None:
+    weight_grid = weight_grid_of(module, data.draw(st.integers(2, 8)), data.draw(st.booleans()))
+    limits = data.draw(st.sampled_from([UNLIMITED, (0.0, math.inf), (0.0, 0.3), (-0.2, 0.2)]))
+    sides = (data.draw(st.integers(5, 8)),) * max(module.weight.dim() - 2, 0)
+    x = random_codes((2, module.weight.shape[1] * getattr(module, "groups", 1), *sides), x_grid)
+    real = exact(module, weight_grid, x, x_grid)
+    residual_grid = data.draw(grids(0.05)) if with_residual else None
+    operands = [stored(x, x_grid)]
+    if residual_grid is not None:
+        residual = random_codes(tuple(real.shape), residual_grid)
+        operands.append(stored(residual, residual_grid))
+        real = real + dequantize(residual, residual_grid).double()
+    step = Layer(
+        Value("out", out_grid), "layer", Value("x", x_grid), residual_grid and Value("residual", residual_grid), limits
+    )
+    kernel = layer_kernel(step, module, weight_grid)
+    with NoFloats():
+        codes = kernel(*operands)
+    # Half a code; what the fixed-point factor is off; what the bias is; half a fine step each where two are added up.
+    bound = 0.5 + 2.0**-8 + 2.0**-9 + 2.0**-11
+    found = Stored.of(out_grid).codes(codes)
+    assert float((found - in_codes(real.clamp(*limits), out_grid)).abs().max()) <= bound
+
+
+@given(data=st.data(), x_grid=grids(0.05), y_grid=grids(0.05), out_grid=grids(0.05))
+def test_sum_is_the_exact_sum_rounded(data: st.DataObject, x_grid: QParams, y_grid: QParams, out_grid: QParams) -> None:
+    x, y = random_codes((3, 40), x_grid), random_codes((3, 40), y_grid)
+    limits = data.draw(st.sampled_from([UNLIMITED, (0.0, math.inf)]))
+    kernel = sum_kernel(Sum(Value("out", out_grid), Value("x", x_grid), Value("y", y_grid), limits))
+    with NoFloats():
+        codes = kernel(stored(x, x_grid), stored(y, y_grid))
+    real = (dequantize(x, x_grid).double() + dequantize(y, y_grid).double()).clamp(*limits)
+    assert float((Stored.of(out_grid).codes(codes) - in_codes(real, out_grid)).abs().max()) <= 0.5 + 2.0**-11
+
+
+POOLS = [
+    nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+    nn.AvgPool2d((3, 2), 2, 1, count_include_pad=False, ceil_mode=True), nn.AvgPool2d(2, divisor_override=3),
+    nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((3, 2)), nn.AdaptiveAvgPool2d((None, 5)),
+]  # fmt: skip
+FUNCTIONS = [
+    lambda x: F.avg_pool2d(x, 3, 2, padding=1), lambda x: F.avg_pool2d(x, 2, ceil_mode=True),
+    lambda x: F.adaptive_avg_pool2d(x, (2, 3)), lambda x: x.mean((2, 3)), lambda x: torch.mean(x, dim=1, keepdim=True),
+    lambda x: x.mean(-1), lambda x: F.avg_pool1d(x.flatten(2), 3), lambda x: F.adaptive_avg_pool1d(x.flatten(2), 4),
+]  # fmt: skip
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("pool", [*POOLS, *FUNCTIONS], ids=lambda pool: str(pool).split(" at ")[0])
+@pytest.mark.parametrize("size", [(7, 7), (8, 5)])
+def test_average_is_the_exact_average_rounded(pool: Any, size: tuple[int, int]) -> None:
+    traced = torch.fx.symbolic_trace(Applied(pool))
+    node = next(node for node in reversed(traced.graph.nodes) if node.op != "output")
+    x_grid, out_grid = grid(8, False, 0.3, 0.05), grid(6, True, 0.6, 0.13)
+    x = random_codes((2, 3, *size), x_grid)
+    given_to_node = x.flatten(2) if "1d" in node.name else x
+    kernel = average_kernel(Average(Value("out", out_grid), Value("x", x_grid), node), dict(traced.named_modules()))
+    with NoFloats():
+        codes = kernel(stored(given_to_node, x_grid))
+    real = pool((x - x_grid.zero_point).double()) * x_grid.scale.double()
+    assert codes.shape == real.shape
+    assert float((Stored.of(out_grid).codes(codes) - in_codes(real, out_grid)).abs().max()) <= 0.5 + 1e-6
+
+
+def test_a_bias_that_does_not_fit_beside_tiny_weights() -> None:
+    """A channel that training switched off: its output is its bias, whatever the scale of its weights."""
+    module = nn.Conv2d(2, 3, 3)
+    with torch.no_grad():
+        module.weight[0] *= 1e-12
+        module.weight[1] *= 1e-30
+        module.bias.copy_(torch.tensor([0.7, -0.4, 0.1]))
+    weight_grid = weight_grid_of(module, 8, per_channel=True)
+    scale = module.weight.detach().abs().flatten(1).amax(1) / 127
+    weight_grid = QParams(scale.clamp(min=torch.finfo(torch.float32).tiny), weight_grid.zero_point, weight_grid.spec)
+    x_grid, out_grid = grid(8, False, 0.4, 0.02), grid(8, False, 0.5, 0.01)
+    x = random_codes((2, 2, 5, 5), x_grid)
+    kernel = layer_kernel(
+        Layer(Value("out", out_grid), "layer", Value("x", x_grid), None, UNLIMITED), module, weight_grid
+    )
+    found = Stored.of(out_grid).codes(kernel(stored(x, x_grid)))
+    wanted = in_codes(exact(module, weight_grid, x, x_grid), out_grid)
+    assert float((found - wanted).abs().max()) <= 0.51
+    assert found[:, 0].unique().tolist() == [int(wanted[0, 0, 0, 0].round())]
+
+
+# -- networks --
+
+
+class Whole(nn.Module):
+    """Every kind of step that has an integer form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.same = nn.Conv2d(3, 8, 5, padding=2), nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.wide, self.deep = nn.Conv2d(16, 8, 3, padding=1, padding_mode="circular"), nn.Conv2d(8, 8, 3, groups=4)
+        self.gate, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.pool, self.pad = nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.ZeroPad2d((1, 0, 2, 1))
+        self.act, self.line, self.head = nn.Hardswish(), nn.Conv1d(8, 6, 3, stride=2), nn.Linear(36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pad(self.pool(F.relu(self.stem(x))))
+        x = F.relu6(self.same(F.avg_pool2d(x, 2, ceil_mode=True)) + F.max_pool2d(x, 2, ceil_mode=True))
+        x = self.act(self.wide(torch.cat([x, x.chunk(2, 1)[1], x[:, :4]], 1)))
+        x = F.relu(self.gate(torch.sigmoid(self.deep(x))))
+        x = F.hardtanh(self.gate(x) + self.gate(F.adaptive_avg_pool2d(x, 1)), -0.5, 0.7)
+        x = F.relu(self.last(x) + self.last(torch.tanh(x)))
+        x = F.relu(self.line(F.max_pool1d(x.flatten(2), 2)))
+        return self.head(F.adaptive_max_pool2d(x.unsqueeze(1), (6, 6)).flatten(1))
+
+
+NETWORKS = {
+    "tiny": tiny, "resnet20": cifar_resnet20, "whole": of(Whole),
+    "mobilenet_v2": torchvision_model("mobilenet_v2"), "resnet18": torchvision_model("resnet18"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fusion", [Fusion.bn, Fusion.conv_bn_relu])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: str, fusion: Fusion) -> None:
+    graph = quantizable(NETWORKS[network](), fusion)
+    size = 26 if network == "whole" else 32
+    qparams = quantized(graph, images(4, size=size), SCHEMES[scheme], mixed_widths(graph, seed=1))
+    integer = Integer().build(graph, qparams)
+    batch = images(4, seed=1, size=size)
+    agreement = compare_with_simulation(integer, graph, qparams, batch)
+    assert list(agreement.lsb) == [point.name for point in graph.activations]
+    assert agreement.largest_lsb <= 1
+    assert integer.float_tensors == ()
+
+
+@pytest.mark.parametrize("network", ["tiny", "resnet20", "whole"])
+def test_no_float_between_the_quantized_images_and_the_logits(network: str) -> None:
+    graph = quantizable(NETWORKS[network](), Fusion.conv_bn_relu)
+    integer = Integer().build(graph, quantized(graph, images(4, size=26), SCHEMES["affine"], mixed_widths(graph, 0)))
+    batch = images(4, seed=1, size=26)
+    codes = integer.quantize(batch)
+    with NoFloats() as mode:
+        logits = integer.integer_logits(codes)
+    assert mode.operations > 20
+    assert (codes.dtype, logits.dtype) == (torch.uint8, torch.int32)
+    assert torch.equal(integer(batch), (logits.double() * integer.logit_scale).float())
+
+
+def test_the_proof_would_see_a_float() -> None:
+    with pytest.raises(AssertionError, match="floats"), NoFloats():
+        torch.ones(2, dtype=torch.int32) * 0.5
+
+
+def test_one_scale_for_all_logits_keeps_them_apart() -> None:
+    graph = quantizable(cifar_resnet20(), Fusion.conv_bn_relu)
+    qparams = quantized(graph, images(8), AFFINE, BitWidths(8, 8, {}))
+    integer, batch = Integer().build(graph, qparams), images(8, seed=1)
+    last = integer.codes(batch)["avg_pool.output"] if "avg_pool.output" in qparams else None
+    logits = integer(batch)
+    simulated = Simulate().build(graph, qparams)(batch).detach()
+    assert float((logits - simulated).norm() / simulated.norm()) < 0.02
+    assert last is None or last.dtype == torch.int32
+
+
+@pytest.mark.skipif(not CHECKPOINT.exists(), reason="needs the checkpoint")
+@pytest.mark.parametrize(("bits", "agree"), [(8, 1.0), (4, 0.9)])
+def test_trained_network(bits: int, agree: float) -> None:
+    graph = quantizable(trained_resnet20(), Fusion.conv_bn_relu)
+    qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(bits, bits, {}))
+    batch = smooth_images(32, seed=1)
+    integer, simulated = Integer().build(graph, qparams), Simulate().build(graph, qparams)
+    same = integer(batch).argmax(1) == simulated(batch).argmax(1)
+    assert float(same.float().mean()) >= agree
+    assert compare_with_simulation(integer, graph, qparams, batch).largest_lsb <= 1
+
+
+# -- onnxruntime --
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_layer_is_that_of_onnxruntime_within_one(per_channel: bool, groups: int) -> None:
+    """The same 8-bit layer as an ONNX QLinearConv, whose requantization is in float."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    module = nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=groups)
+    weight_grid = weight_grid_of(module, 8, per_channel)
+    x_grid, out_grid = grid(8, False, 0.4, 0.02), grid(8, False, 0.45, 0.02)
+    x = random_codes((2, 8, 9, 9), x_grid)
+    step = Layer(Value("out", out_grid), "layer", Value("x", x_grid), None, UNLIMITED)
+    ours = layer_kernel(step, module, weight_grid)(stored(x, x_grid))
+
+    unit = (x_grid.scale.double() * weight_grid.scale.double()).expand(12)
+    weights = torch.round(module.weight.detach() / weight_grid.scale.reshape(-1, 1, 1, 1)).to(torch.int8)
+    scale = weight_grid.scale.reshape(-1) if per_channel else weight_grid.scale
+    constants = {
+        "x_scale": x_grid.scale, "x_zero": x_grid.zero_point.to(torch.uint8), "w": weights, "w_scale": scale,
+        "w_zero": torch.zeros_like(scale, dtype=torch.int8), "y_scale": out_grid.scale,
+        "y_zero": out_grid.zero_point.to(torch.uint8), "bias": torch.round(module.bias.detach() / unit).to(torch.int32),
+    }  # fmt: skip
+    node = onnx.helper.make_node(
+        "QLinearConv", ["x", *constants], ["y"], strides=[2, 2], pads=[1, 1, 1, 1], group=groups, kernel_shape=[3, 3]
+    )
+    uint8 = onnx.TensorProto.UINT8
+    graph = onnx.helper.make_graph(
+        [node],
+        "layer",
+        [onnx.helper.make_tensor_value_info("x", uint8, [2, 8, 9, 9])],
+        [onnx.helper.make_tensor_value_info("y", uint8, [2, 12, 5, 5])],
+        [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    theirs = torch.from_numpy(session.run(None, {"x": stored(x, x_grid).numpy()})[0])
+    apart = (ours.int() - theirs.int()).abs()
+    assert apart.max() <= 1
+    assert (apart > 0).double().mean() < 0.02
+    assert theirs.unique().numel() > 100
+
+
+# -- what is refused --
+
+
+def test_floats_in_the_network_are_refused() -> None:
+    def build(model: nn.Module, fusion: Fusion) -> None:
+        graph = quantizable(model, fusion)
+        Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
+
+    with pytest.raises(InputError, match=r"engine=integer: conv1.output is computed in float; use fusion=bn"):
+        build(cifar_resnet20(), Fusion.none)
+    with pytest.raises(InputError, match=r"engine=integer: .* is computed in float; use engine=simulate"):
+        build(of(Functions)(), Fusion.conv_bn_relu)
+    with pytest.raises(InputError, match=r"end with a layer's sums"):
+        build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), Fusion.conv_bn_relu)
+
+
+def test_wide_grids_are_refused() -> None:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    with pytest.raises(InputError, match=r"engine=integer: input has 9 bits, .*use engine=simulate"):
+        Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {"input": 9})))
