@@ -6,7 +6,7 @@ Two numbers of each batch are kept for ever, its histogram only until 64 others 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,17 +39,19 @@ class Summary:
         return cls(histogram, (histogram,), histogram.lo[None], histogram.hi[None])
 
 
-@dataclass
 class Collector:
     """Accumulates batches of one tensor; `summary` finishes.
 
-    Activations are observed per tensor (one channel). Call `update` once per batch.
+    Activations are observed per tensor (one channel). Call `update` once per batch. Between two batches it holds on to
+    few and large pieces of memory, and to plain numbers: small tensors that stay between the large ones which come and
+    go in every batch leave holes that these no longer fit into, and the heap grew by 100 MB a batch.
     """
 
-    bins: int = DEFAULT_BINS
-    _total: Histogram | None = field(default=None, init=False)
-    _recent: deque[Histogram] = field(default_factory=lambda: deque(maxlen=_RECENT), init=False)
-    _ends: list[tuple[Tensor, Tensor]] = field(default_factory=list, init=False)
+    def __init__(self, bins: int = DEFAULT_BINS) -> None:
+        self.bins = bins
+        self._total: Histogram | None = None
+        self._batches: list[tuple[float, float, int, int]] = []  # lo, hi, exponent, first
+        self._counts: deque[Tensor] = deque(maxlen=2)  # of as many batches each as are kept, int64 (_RECENT, 1, bins)
 
     def update(self, values: Tensor) -> None:
         """Add a batch.
@@ -62,8 +64,11 @@ class Collector:
         """
         batch = Histogram.of(_flat(values.detach())[None, :], self.bins)
         self._total = batch if self._total is None else self._total.merge(batch)
-        self._recent.append(batch)
-        self._ends.append((batch.lo, batch.hi))
+        place = len(self._batches) % _RECENT
+        if place == 0:
+            self._counts.append(torch.empty(_RECENT, 1, self.bins, dtype=torch.int64))
+        self._counts[-1][place] = batch.counts
+        self._batches.append((batch.lo.item(), batch.hi.item(), int(batch.exponent), int(batch.first)))
 
     def summary(self) -> Summary:
         """What was seen so far.
@@ -73,8 +78,12 @@ class Collector:
         """
         if self._total is None:
             raise InputError("observed tensor: no batch was seen; calibration needs at least one")
-        lo, hi = zip(*self._ends, strict=True)
-        return Summary(self._total, tuple(self._recent), torch.stack(lo), torch.stack(hi))
+        lo, hi, exponent, first = (torch.tensor(numbers) for numbers in zip(*self._batches, strict=True))
+        used = (len(self._batches) - 1) % _RECENT + 1
+        counts = torch.cat([*list(self._counts)[:-1], self._counts[-1][:used]])[-_RECENT:]
+        fields = (numbers[-_RECENT:].split(1) for numbers in (lo, hi, exponent, first))
+        recent = tuple(Histogram(*batch) for batch in zip(*fields, counts, strict=True))
+        return Summary(self._total, recent, lo[:, None], hi[:, None])
 
 
 def summarize_channels(values: Tensor, channel_axis: int | None, bins: int = DEFAULT_BINS) -> Summary:

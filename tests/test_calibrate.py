@@ -1,6 +1,9 @@
 """One float pass: its summaries are those of plain hooks, and its grids those of the observers."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +171,29 @@ def test_constant_activations_go_through_the_whole(observer: type[Observer], val
         logits, original = quantized.network(batch), model(batch)
     assert bool(logits.isfinite().all())
     assert float((logits - original).abs().max()) <= 1e-5 + 0.05 * float(original.abs().max())
+
+
+_RESIDENT_MB_BY_BATCH = """
+import resource, torch
+from pathlib import Path
+from quant_sweep.calibrate import calibrate
+from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.models import resnet20
+
+def batches():
+    for _ in range(20):
+        yield torch.randn(64, 3, 32, 32)
+        print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20)
+
+calibrate(quantizable(resnet20(num_classes=10, in_channels=3).eval(), Fusion.conv_bn_relu), batches())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_memory_does_not_grow_with_the_images() -> None:
+    """It did, by 50 MB a batch: see `Collector`."""
+    printed = subprocess.run([sys.executable, "-c", _RESIDENT_MB_BY_BATCH], capture_output=True, text=True, check=True)
+    resident = [int(line) for line in printed.stdout.split()]
+    assert len(resident) == 20
+    assert resident[-1] - resident[4] < 150
