@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import calibration, evaluation, growth, limit, sweep, table
+from benchmarks import calibration, evaluation, growth, limit, memory, sweep, table
 
-_PARTS = ("evaluation", "limit", "calibration", "growth", "sweep", "table")
+_PARTS = ("evaluation", "limit", "calibration", "growth", "memory", "sweep", "table")
 
 
 def main() -> None:
@@ -22,8 +22,10 @@ def main() -> None:
     unknown = set(parts) - set(_PARTS)
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(_PARTS)}")
-    if asked.cifar10 is None and {"sweep", "growth"} & set(parts):
-        parser.error("sweep and growth need --cifar10 FOLDER, with FOLDER/train/<class>/* and FOLDER/test/<class>/*")
+    if asked.cifar10 is None and {"sweep", "growth", "memory"} & set(parts):
+        parser.error(
+            "sweep, growth and memory need --cifar10 FOLDER, with FOLDER/train/<class>/* and FOLDER/test/<class>/*"
+        )
     for name in asked.networks:
         small = name != "resnet50"
         if "evaluation" in parts:
@@ -35,6 +37,8 @@ def main() -> None:
         if "growth" in parts:
             images, most = (2000, 125) if small else (200, 25)
             growth.measure_points(name, asked.cifar10, images, most, asked.rounds)
+        if "memory" in parts and not small:
+            memory.measure(name, asked.cifar10)
         if "sweep" in parts:
             images, tested = (1000, 10_000) if small else (100, 200)
             sweep.measure(name, asked.cifar10, images, tested, asked.rounds)

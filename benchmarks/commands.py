@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -32,14 +33,18 @@ class SweepCommand:
     def __post_init__(self) -> None:
         write_checkpoint(self.folder / "weights.safetensors", subjects.network(self.network).state_dict(), {})
 
-    def run(self, axes: Iterable[str]) -> None:
-        """Sweep over `axes`, as `bits=8,4`."""
+    def run(self, axes: Iterable[str]) -> float:
+        """Sweep over `axes`, as `bits=8,4`; returns the peak of its resident memory in MiB."""
         for leftover in ("mlruns", "cache/summaries"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
         command = [Path(sys.executable).with_name("quant-sweep"), "-m", f"model={self.network}", *axes]
         command += [f"model.checkpoint={self.folder}/weights.safetensors", f"cache_dir={self.folder}/cache"]
         command += ["data=imagefolder", f"data.root={self.root}", f"calibration.images={self.calibration_images}"]
-        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{' '.join(map(str, command))}: status {status}")
+        return usage.ru_maxrss / 1024
 
     def points(self) -> pd.DataFrame:
         """The runs that the last sweep recorded."""

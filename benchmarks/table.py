@@ -85,6 +85,15 @@ def _sweep(result: dict[str, Any]) -> str:
     )
 
 
+def _memory(result: dict[str, Any]) -> str:
+    rows = [[run, f"{peak:,.0f}"] for run, peak in result["peak_mib"].items()]
+    return (
+        _heading(f"Memory, {result['network']}", result)
+        + f"Peak resident memory of a whole run, calibration and evaluation in batches of {result['batch_size']}.\n\n"
+        + _table(["run", "MiB"], rows)
+    )
+
+
 def _growth_points(result: dict[str, Any]) -> str:
     rows = [[count, _seconds(s)] for count, s in result["seconds"].items()]
     return (
@@ -118,6 +127,7 @@ _SECTIONS = {
     "limit": _limit,
     "calibration": _calibration,
     "sweep": _sweep,
+    "memory": _memory,
     "growth_points": _growth_points,
     "growth_images": _growth_images,
     "growth_depth": _growth_depth,
