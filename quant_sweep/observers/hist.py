@@ -12,8 +12,8 @@ the scale by well under 1 % unless the error is flat around its minimum.
 
 The original study describes this search. Its code does two things more, which are options here: it tells the search
 that the grid has as many cells as a code has bits (`dst_bins=bits`), and after every batch it takes the found range and
-what was seen together (`merge_with_minmax`). A found range lies inside what was seen, so that the code's "hist" gives
-the full range whatever the search finds.
+what was seen together (`merge_with_minmax`). A found range lies inside what was seen, so that the code's "hist" is the
+full range whatever the search finds, and the search need not be made.
 """
 
 from __future__ import annotations
@@ -63,13 +63,12 @@ class Hist(Observer):
 
     def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         histogram = summary.total
+        if self.merge_with_minmax:
+            return histogram.lo, histogram.hi  # whatever the search finds lies inside
         ranges = [_search(_channel(histogram, c), self._cells(spec)) for c in range(len(histogram.lo))]
         lo, hi = torch.tensor(ranges, dtype=torch.float64).to(torch.float32).unbind(dim=1)
         # Both ends both ways: a search over coarse cells may stop beside the one bin of a constant tensor.
-        lo, hi = lo.clamp(histogram.lo, histogram.hi), hi.clamp(histogram.lo, histogram.hi)
-        if self.merge_with_minmax:
-            return torch.minimum(lo, histogram.lo), torch.maximum(hi, histogram.hi)
-        return lo, hi
+        return lo.clamp(histogram.lo, histogram.hi), hi.clamp(histogram.lo, histogram.hi)
 
     def _cells(self, spec: QuantSpec) -> int:
         if isinstance(self.dst_bins, int):
