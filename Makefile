@@ -4,12 +4,16 @@ BIN := .venv/bin
 EXPERIMENT ?= quant_sweep
 PORT ?= 5000
 CIFAR10 ?= data/cifar10
+# Of study-resnet50: arguments of all its commands, of the training, of the sweeps.
+STUDY ?= data=cifar10
+TRAIN ?=
+SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep report ui test check bench wheel clean
+.PHONY: help sweep report ui study-resnet50 test check bench wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,6 +34,14 @@ report: .venv/installed  ## rebuild table and plots from MLflow alone (EXPERIMEN
 ui: .venv/installed  ## MLflow UI over mlruns/ on 127.0.0.1 (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
 		--backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+# Every step continues where it was interrupted. The affine table has the width and the observer as its axes.
+study-resnet50: .venv/installed  ## train ResNet-50 on CIFAR-10 (wants a GPU), repeat the original study, and the affine table
+	$(BIN)/quant-sweep-train model=resnet50 $(STUDY) $(TRAIN)
+	$(BIN)/quant-sweep -m experiment=original model=resnet50 tracking.experiment=study_resnet50 $(STUDY) $(SWEEP)
+	$(BIN)/quant-sweep -m experiment=original_text model=resnet50 tracking.experiment=study_resnet50 $(STUDY) $(SWEEP)
+	$(BIN)/quant-sweep -m experiment=cifar10 model=resnet50 tracking.experiment=study_resnet50_affine \
+		observer=hist,fake_hist,mse fusion=conv_bn_relu $(STUDY) $(SWEEP)
 
 # One file per worker at a time; one thread each, for two pools of threads on two cores wait for each other.
 test: .venv/installed-dev  ## all tests

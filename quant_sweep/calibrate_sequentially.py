@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quant_sweep.affine import fake_quantize
 from quant_sweep.calibrate import Calibration, choose_weight_qparams, observe
+from quant_sweep.engines.simulate import FakeQuantize
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, insert_at_points, put_weights_on_grid
 from quant_sweep.observers import Observer
@@ -92,4 +92,5 @@ class _ObserveThenQuantize(nn.Module):
             self.collector.update(x)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error
-        return fake_quantize(x, self.qparams().to(x.device))
+        quantized: Tensor = FakeQuantize(self.qparams())(x)
+        return quantized

@@ -136,9 +136,10 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             QuantSpec(bits)
         except InputError as error:
             raise InputError(f"overrides.{name}={str(error).removeprefix('bits=')}") from error
-    update = settings["calibration"].get("update_batch_norm", False)
-    if not isinstance(update, bool):
-        raise InputError(f"calibration.update_batch_norm={update!r}: allowed are true and false")
+    for name in ("augment", "update_batch_norm"):
+        value = settings["calibration"].get(name, False)
+        if not isinstance(value, bool):
+            raise InputError(f"calibration.{name}={value!r}: allowed are true and false")
     sizes = {"batch_size": settings["batch_size"], "calibration.batch_size": settings["calibration"]["batch_size"]}
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:

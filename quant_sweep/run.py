@@ -7,23 +7,22 @@ process, and in the cache folder for others, which wait for it if they want it m
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from quant_sweep.agreement import compare_with_simulation
 from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
 from quant_sweep.calibrate_sequentially import calibrate_sequentially
 from quant_sweep.content_key import content_key, summaries_key
-from quant_sweep.data import DataSet, calibration_indices
+from quant_sweep.data import CalibrationImages, DataSet, draw_calibration_images
 from quant_sweep.engines import Auto, Flow
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.evaluate import Evaluation, evaluate
@@ -59,7 +58,8 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     model = load_model(cfg.model, data)
     specs = assign_specs(model.graph(point.fusion), point.scheme, point.widths)
     point = point.settled(model.graph(point.fusion), specs)
-    images = draw_calibration_images(data, cfg.calibration.images, cfg.calibration.batch_size, cfg.seed)
+    wanted = point.settings["calibration"]
+    images = draw_calibration_images(data, wanted["images"], wanted["batch_size"], cfg.seed, wanted["augment"])
     key = content_key({**point.contents(), "model": model.digest, "data": data.fingerprint, "images": images.digest})
     with tracker.lock(key):
         finished = tracker.find_finished(key)
@@ -89,36 +89,6 @@ def open_tracker(cfg: DictConfig) -> Tracker:
     """The store that `tracking` names."""
     tracking = cfg.tracking
     return Tracker.open(tracking.uri, tracking.experiment, Path(tracking.artifacts), Path(tracking.lock_dir))
-
-
-@dataclass(frozen=True, eq=False)
-class CalibrationImages:
-    """Training images that calibration sees; never test images.
-
-    Attributes:
-        data: whose training images.
-        indices: which, int64 (count,), in the order in which they are seen.
-        batch_size: images per batch.
-    """
-
-    data: DataSet
-    indices: Tensor
-    batch_size: int
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.indices.numpy().tobytes()).hexdigest()
-
-    def batches(self, device: torch.device) -> Iterator[Tensor]:
-        """Normalised images, float32 (batch, channels, height, width)."""
-        for indices in self.indices.split(self.batch_size):
-            yield self.data.normalize(self.data.train.images[indices].to(device))
-
-
-@functools.lru_cache(maxsize=1)
-def draw_calibration_images(data: DataSet, count: int, batch_size: int, seed: int) -> CalibrationImages:
-    """A seeded subset of the training images, balanced over the classes."""
-    return CalibrationImages(data, calibration_indices(data.train.labels, count, seed), batch_size)
 
 
 def float_baseline(tracker: Tracker, point: Point, model: LoadedModel, data: DataSet) -> Evaluation:

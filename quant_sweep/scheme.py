@@ -19,6 +19,7 @@ class Scheme:
         weight_narrow_range: leave out the lowest code of weights (-127..127), as integer kernels like it.
         activation_symmetric: signed grids mirrored about 0, as the original study has them; after a ReLU half the
             codes stay unused. Else unsigned with a zero-point.
+        activation_narrow_range: leave out the lowest code of activations too, as the original study's code does.
 
     Weights are always signed and symmetric, so that no zero-point of theirs enters the integer sums.
 
@@ -29,6 +30,7 @@ class Scheme:
     weight_per_channel: bool
     weight_narrow_range: bool
     activation_symmetric: bool
+    activation_narrow_range: bool = False
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -40,7 +42,8 @@ class Scheme:
         return QuantSpec(bits, signed=True, symmetric=True, narrow_range=self.weight_narrow_range, channel_axis=axis)
 
     def activation(self, bits: int) -> QuantSpec:
-        return QuantSpec(bits, signed=self.activation_symmetric, symmetric=self.activation_symmetric)
+        mirrored, narrow = self.activation_symmetric, self.activation_narrow_range
+        return QuantSpec(bits, signed=mirrored, symmetric=mirrored, narrow_range=narrow)
 
 
 AFFINE = Scheme(weight_per_channel=True, weight_narrow_range=True, activation_symmetric=False)

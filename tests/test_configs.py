@@ -15,6 +15,7 @@ from quant_sweep import engines, observers
 from quant_sweep.cli import schema
 from quant_sweep.cli.hydra_app import config_folder
 from quant_sweep.load import build, plain
+from quant_sweep.observers import FakeHist, Hist
 from quant_sweep.point import read_point
 from quant_sweep.scheme import AFFINE
 from quant_sweep.train import TrainConfig
@@ -31,6 +32,7 @@ SWEEP_GROUPS = [
     "calibration",
     "tracking",
     "experiment",
+    "row",
 ]
 TRAIN_GROUPS = ["data", "model", "train"]
 
@@ -57,7 +59,7 @@ def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
     needed = {"model=custom": ["model.factory=m:f"], "engine=builtin": ["observer=hist"]}
     point = read_point(composed(choice, *needed.get(choice, [])))
     group, name = choice.split("=")
-    if group != "experiment":
+    if group not in ("experiment", "row"):
         # The name of a torchvision model is that of its architecture.
         assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
@@ -101,7 +103,9 @@ def test_schema_and_config_have_the_same_keys(config: str, types: type) -> None:
     written = yaml.safe_load((CONF / f"{config}.yaml").read_text())
     groups = {next(iter(entry)) for entry in written.pop("defaults") if isinstance(entry, dict)}
     keys = {
-        key for key in groups | set(written) if key not in ("hydra", "experiment") and not key.startswith("override ")
+        key
+        for key in groups | set(written)
+        if key not in ("hydra", "experiment", "row") and not key.startswith("override ")
     }
     assert keys == {field.name for field in fields(types)}
     tracking = yaml.safe_load((CONF / "tracking" / "mlflow.yaml").read_text())
@@ -110,6 +114,34 @@ def test_schema_and_config_have_the_same_keys(config: str, types: type) -> None:
 
 def test_affine_is_affine() -> None:
     assert read_point(composed("scheme=affine")).scheme == AFFINE
+
+
+STUDY_ROWS = {"builtin_8": ("builtin", 8), "hist_8": ("hist", 8), "fake_hist_8": ("fake_hist", 8)}
+STUDY_ROWS |= {"hist_4": ("hist", 4), "fake_hist_4": ("fake_hist", 4), "fake_hist_3": ("fake_hist", 3)}
+
+
+@pytest.mark.parametrize("experiment", ["original", "original_text"])
+def test_rows_of_the_study(experiment: str) -> None:
+    """Each experiment sweeps the rows that the study printed, in its order, and follows one recipe in all of them."""
+    rows = node("experiment", experiment)["hydra"]["sweeper"]["params"]["row"].split(",")
+    assert [row.replace("as_coded_", "") for row in rows] == list(STUDY_ROWS)
+    coded = experiment == "original"
+    for row in rows:
+        point = read_point(composed(f"experiment={experiment}", f"row={row}"))
+        way, bits = STUDY_ROWS[row.replace("as_coded_", "")]
+        assert (point.widths.weights, point.widths.activations) == (bits, bits)
+        calibration = point.settings["calibration"]
+        assert (calibration["images"], calibration["batch_size"], calibration["augment"]) == (51 * 128, 128, True)
+        if way == "builtin":
+            assert (point.settings["engine"]["name"], point.settings["observer"]["name"]) == ("builtin", "hist")
+            continue
+        expected = {"fake_hist": FakeHist(99.99, 0.1), "hist": Hist("bits", True) if coded else Hist()}
+        assert point.observer == expected[way]
+        assert (point.fusion.value, point.sequential, point.update_batch_norm) == ("none", coded, coded)
+        activation, weight = point.scheme.activation(bits), point.scheme.weight(bits)
+        assert weight.channel_axis is None
+        assert (weight.qmin, weight.qmax) == (-weight.qmax, 2 ** (bits - 1) - 1)
+        assert (activation.qmin, activation.qmax) == ((weight.qmin, weight.qmax) if coded else (0, 2**bits - 1))
 
 
 def test_defaults_in_yaml_are_the_defaults_in_code() -> None:

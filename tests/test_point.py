@@ -101,6 +101,7 @@ def test_flat_params() -> None:
             ["calibration=sequential", "calibration.update_batch_norm=off"],
             r"^calibration\.update_batch_norm='off': allowed are true and false",
         ),
+        (["calibration.augment=off"], r"^calibration\.augment='off': allowed are true and false"),
         (["model=custom"], r"^model\.factory=\?\?\?: it must be given"),
         (["engine=builtin", "observer=mse"], r"^observer=mse: .*allowed are minmax, hist, moving_average"),
         (["engine=builtin", "observer=hist", "bits=4"], r"^bits=4: engine=builtin .* only bits=8"),

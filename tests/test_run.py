@@ -12,14 +12,14 @@ from small_networks import shaken
 
 from quant_sweep import run
 from quant_sweep.calibrate import calibrate
-from quant_sweep.data import digits
+from quant_sweep.data import digits, draw_calibration_images
 from quant_sweep.evaluate import evaluate
 from quant_sweep.graph import Fusion, quantizable
-from quant_sweep.load import load_data, load_model
+from quant_sweep.load import load_model
 from quant_sweep.models import resnet20, write_checkpoint
 from quant_sweep.observers import FakeHist
 from quant_sweep.quantize import quantize
-from quant_sweep.run import CalibrationImages, draw_calibration_images, open_tracker, run_point
+from quant_sweep.run import open_tracker, run_point
 
 Config = Callable[..., DictConfig]
 
@@ -102,7 +102,8 @@ def test_one_pass_and_one_float_evaluation_serve_all_points(
     run_point(config(cache, "fusion=none"), sweep=None)
     run_point(config(cache, "calibration.images=65"), sweep=None)
     run_point(config(cache, "calibration.batch_size=16"), sweep=None)
-    assert calls.count("calibrate") == 4
+    run_point(config(cache, "calibration.augment=true"), sweep=None)
+    assert calls.count("calibrate") == 5
 
 
 def test_a_crash_leaves_no_finished_run(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +137,7 @@ def test_nan_logits_fail_the_run(config: Config, monkeypatch: pytest.MonkeyPatch
         ["calibration=sequential", "calibration.update_batch_norm=true", "fusion=none", "scheme=symmetric"],
         ["calibration=sequential", "observer=moving_average"],
         ["engine=builtin", "observer=hist"],
+        ["experiment=original", "row=hist_as_coded_4", "data=digits", "model=resnet20"],
         ["fusion=bn", "observer=entropy", "weight_observer=mse", "weight_bits=3"],
     ],
     ids=lambda overrides: overrides[0],
@@ -159,16 +161,3 @@ def test_sweep_is_the_parent(config: Config) -> None:
     runs = open_tracker(config()).runs()
     (parent,) = runs.loc[runs["kind"] == "sweep", "run_id"]
     assert runs.loc[runs["kind"] == "point", "parent"].tolist() == [parent, parent]
-
-
-def test_calibration_images_are_training_images(config: Config) -> None:
-    data = load_data(config().data)
-    images = draw_calibration_images(data, 100, 32, seed=5)
-    batches = list(images.batches(torch.device("cpu")))
-    assert [len(batch) for batch in batches] == [32, 32, 32, 4]
-    assert torch.equal(torch.cat(batches), data.normalize(data.train.images[images.indices]))
-    assert images.indices.unique().numel() == 100
-    assert torch.bincount(data.train.labels[images.indices]).tolist() == [10] * 10
-    digests = {draw_calibration_images(data, 100, 32, seed).digest for seed in range(3)}
-    assert len(digests) == 3
-    assert CalibrationImages(data, images.indices.clone(), 7).digest == images.digest

@@ -8,7 +8,9 @@ from quant_sweep.models import resnet20
 from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
 from quant_sweep.spec import QuantSpec
 
-SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
+SYMMETRIC = Scheme(
+    weight_per_channel=False, weight_narrow_range=True, activation_symmetric=True, activation_narrow_range=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,11 @@ def test_affine() -> None:
 
 
 def test_symmetric_is_the_original_study() -> None:
-    assert SYMMETRIC.weight(8) == SYMMETRIC.activation(8) == QuantSpec(8, signed=True, symmetric=True)
+    grid = QuantSpec(3, signed=True, symmetric=True, narrow_range=True)
+    assert SYMMETRIC.weight(3) == SYMMETRIC.activation(3) == grid
+    assert (grid.qmin, grid.qmax) == (-3, 3)
+    wide = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
+    assert wide.weight(3) == wide.activation(3) == QuantSpec(3, signed=True, symmetric=True)
 
 
 def test_weights_and_activations_may_differ(graph: QuantGraph) -> None:

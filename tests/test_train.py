@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from quant_sweep.data.augment import crop_and_flip, cut_out
 from quant_sweep.data.base import DataSet, ImageSet, data_set, decoded
 from quant_sweep.errors import InputError
 from quant_sweep.models.checkpoint import load_weights, read_checkpoint, weights_digest
 from quant_sweep.train import EpochResult, TrainConfig, train
-from quant_sweep.train.augment import crop_and_flip, cut_out
 from quant_sweep.train.config import learning_rate
 from quant_sweep.train.loop import sgd
 

@@ -5,9 +5,19 @@ To add a data set, write one file with a factory that returns a `DataSet`, name 
 """
 
 from quant_sweep.data.base import DataSet, ImageSet
+from quant_sweep.data.calibration_images import CalibrationImages, draw_calibration_images
 from quant_sweep.data.image_folder import imagefolder
 from quant_sweep.data.scikit_digits import digits
 from quant_sweep.data.subset import calibration_indices
 from quant_sweep.data.torchvision_cifar10 import cifar10
 
-__all__ = ["DataSet", "ImageSet", "calibration_indices", "cifar10", "digits", "imagefolder"]
+__all__ = [
+    "CalibrationImages",
+    "DataSet",
+    "ImageSet",
+    "calibration_indices",
+    "cifar10",
+    "digits",
+    "draw_calibration_images",
+    "imagefolder",
+]

@@ -9,6 +9,11 @@ fine a grid below 8 bits (`dst_bins=256` asks for that). The search starts with 
 without a gain; torch.ao takes the first trim without asking and ends at the first step without a gain. And the bins
 are powers of two wide instead of one 2048th of the range. At 8 bits the first difference is none and the others move
 the scale by well under 1 % unless the error is flat around its minimum.
+
+The original study describes this search. Its code does two things more, which are options here: it tells the search
+that the grid has as many cells as a code has bits (`dst_bins=bits`), and after every batch it takes the found range and
+what was seen together (`merge_with_minmax`). A found range lies inside what was seen, so that the code's "hist" is the
+full range whatever the search finds, and the search need not be made.
 """
 
 from __future__ import annotations
@@ -38,25 +43,37 @@ class Hist(Observer):
     """Greedy search for the least expected L2 error.
 
     Attributes:
-        dst_bins: cells of the grid that the search assumes; None takes the codes of the real one.
+        dst_bins: cells of the grid that the search assumes; None takes the codes of the real one, "bits" as many as
+            the grid has bits, as the original study's code.
+        merge_with_minmax: widen the found range to all that was seen, as the original study's code.
 
     Raises:
-        InputError: dst_bins is below 2.
+        InputError: dst_bins is below 2 or another word; merge_with_minmax is neither true nor false.
     """
 
-    dst_bins: int | None = None
+    dst_bins: int | str | None = None
+    merge_with_minmax: bool = False
 
     def __post_init__(self) -> None:
-        if self.dst_bins is not None and self.dst_bins < 2:
-            raise InputError(f"dst_bins={self.dst_bins}: allowed are whole numbers from 2, or null for 2**bits")
+        bins = self.dst_bins
+        if not (bins is None or bins == "bits" or (isinstance(bins, int) and bins >= 2)):
+            raise InputError(f"dst_bins={bins}: allowed are whole numbers from 2, null for 2**bits, or bits")
+        if not isinstance(self.merge_with_minmax, bool):  # the text "off" would count as true
+            raise InputError(f"merge_with_minmax={self.merge_with_minmax!r}: allowed are true and false")
 
     def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         histogram = summary.total
-        cells = self.dst_bins or spec.steps + 1
-        ranges = [_search(_channel(histogram, c), cells) for c in range(len(histogram.lo))]
+        if self.merge_with_minmax:
+            return histogram.lo, histogram.hi  # whatever the search finds lies inside
+        ranges = [_search(_channel(histogram, c), self._cells(spec)) for c in range(len(histogram.lo))]
         lo, hi = torch.tensor(ranges, dtype=torch.float64).to(torch.float32).unbind(dim=1)
         # Both ends both ways: a search over coarse cells may stop beside the one bin of a constant tensor.
         return lo.clamp(histogram.lo, histogram.hi), hi.clamp(histogram.lo, histogram.hi)
+
+    def _cells(self, spec: QuantSpec) -> int:
+        if isinstance(self.dst_bins, int):
+            return self.dst_bins
+        return spec.bits if self.dst_bins == "bits" else spec.steps + 1
 
 
 def _channel(histogram: Histogram, channel: int) -> Histogram:

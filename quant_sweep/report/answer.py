@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quant_sweep.report.points import Accuracy, Bits
+from quant_sweep.report.points import Bits
 from quant_sweep.report.sections import SUBJECT, Cell, Section
 
 _NEAR = 1.0  # points below float that still count as the same model
@@ -66,11 +66,5 @@ def _label(row: Bits, gap: str = " ") -> str:
 
 
 def _row(way: str, cell: Cell, setting: str) -> dict[str, str]:
-    return {"Quantization": way, "Accuracy": _percent(cell.accuracy) or cell.status, "Settings": setting}
-
-
-def _percent(accuracy: Accuracy | None) -> str:
-    if accuracy is None:
-        return ""
-    low, high = accuracy.interval
-    return f"{accuracy.percent:.2f}% ({low:.2f}–{high:.2f})"
+    reached = cell.accuracy.percentage if cell.accuracy else cell.status
+    return {"Quantization": way, "Accuracy": reached, "Settings": setting}

@@ -11,6 +11,7 @@ from quant_sweep.report.answer import fewest_bits, short_result, subjects
 from quant_sweep.report.kernels import NOTE, agreement_rows
 from quant_sweep.report.points import Point
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
+from quant_sweep.report.study import STUDY, study_rows
 
 EMPTY = "# Quantization report\n\nNo points yet: no run of a sweep is in this experiment.\n"
 _NOTES = {
@@ -24,7 +25,13 @@ _NOTES = {
 
 def page(sections: Sequence[Section], points: Sequence[Point], pictures: bool) -> str:
     """The whole report. `pictures` adds links to the image files beside it."""
-    parts = ["# Quantization report", *_answers(sections), "## Accuracy by bits and observer", _reading(sections)]
+    parts = [
+        "# Quantization report",
+        *_study(points),
+        *_answers(sections),
+        "## Accuracy by bits and observer",
+        _reading(sections),
+    ]
     if shared := shared_params(points):
         parts.append(
             "The same in all runs: "
@@ -87,6 +94,13 @@ def _measured(point: Point) -> dict[str, float]:
     low, high = point.accuracy.interval
     others = {name: value for name, value in sorted(point.metrics.items()) if "/" not in name and name != "accuracy"}
     return {"accuracy": point.accuracy.percent, "accuracy_low": low, "accuracy_high": high, **others}
+
+
+def _study(points: Sequence[Point]) -> list[str]:
+    rows = study_rows(points)
+    if not rows:
+        return []
+    return ["## The original study's table", STUDY, _table([list(row.values()) for row in rows], list(rows[0]))]
 
 
 def _answers(sections: Sequence[Section]) -> list[str]:

@@ -32,8 +32,16 @@ class Accuracy:
         return wilson(self.percent / 100 * self.images, self.images)
 
     def __str__(self) -> str:
+        return self._text("")
+
+    @property
+    def percentage(self) -> str:
+        """The same with a percent sign, as a table of its own unit has it."""
+        return self._text("%")
+
+    def _text(self, unit: str) -> str:
         low, high = self.interval
-        return f"{self.percent:.2f} ({low:.2f}–{high:.2f})"
+        return f"{self.percent:.2f}{unit} ({low:.2f}–{high:.2f})"
 
 
 def wilson(correct: float, images: int) -> tuple[float, float]:

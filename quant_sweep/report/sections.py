@@ -61,13 +61,13 @@ class Section:
     def setting(self) -> str:
         """The settings without model and data, `key=value, ...`; of paths the last part."""
         shown = {name: value for name, value in self.settings.items() if value and name not in ("model", "data")}
-        return ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
+        return ", ".join(f"{name}={shortened(value)}" for name, value in shown.items())
 
     @property
     def slug(self) -> str:
         """The title as a part of file names: the same for the same settings in every report."""
         values = [self.subject.get("model", ""), self.subject.get("data", "")]
-        values += [_short(value) for name, value in self.settings.items() if name not in ("model", "data")]
+        values += [shortened(value) for name, value in self.settings.items() if name not in ("model", "data")]
         plain = re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(value for value in values if value)).strip("_")
         digest = hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:6]
         return f"{plain[:_LONGEST_SLUG]}_{digest}" if self.settings else plain[:_LONGEST_SLUG]
@@ -143,5 +143,6 @@ def is_axis(name: str) -> bool:
     return name in _BITS or name == "observer" or name.startswith("observer.")
 
 
-def _short(value: str) -> str:
+def shortened(value: str) -> str:
+    """Of a path the last part."""
     return PurePath(value).name if "/" in value else value

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
+from quant_sweep.data.augment import crop_and_flip, cut_out
 from quant_sweep.data.base import DataSet, ImageSet
 from quant_sweep.errors import InputError
-from quant_sweep.train.augment import crop_and_flip, cut_out
 from quant_sweep.train.config import TrainConfig, learning_rate
 from quant_sweep.train.progress import EpochBar
 from quant_sweep.train.state import Best, EpochResult, best_path, identity, last_path, prepare_folder, read_best, resume

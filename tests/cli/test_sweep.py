@@ -290,3 +290,26 @@ def test_four_processes_on_a_store_that_is_not_there(
     assert sum(out.count("skipped: same key finished") for out, _ in ended) == 12
     assert len(pd.read_csv(workspace.report("points.csv"))) == 4
     assert_same_table(workspace, undisturbed)
+
+
+@pytest.mark.slow
+def test_the_original_study_in_one_command(workspace: Workspace, checkpoint: Path) -> None:
+    """Its rows, no others, in its table; and the text's beside the code's in the same experiment."""
+    common = ["model=resnet20", "data=digits", *quick(checkpoint), "calibration.batch_size=32"]
+    for experiment in ("original", "original_text"):
+        outcome = workspace.type("quant-sweep", "-m", f"experiment={experiment}", *common)
+        assert outcome.code == 0, outcome.err
+    points = workspace.runs()
+    assert points["status"].tolist() == ["finished"] * 11, "the built-in row is the same in both"
+    lines = [line for line in outcome.out.splitlines() if line.startswith("|")]
+    head, _, *rows = lines[:9]
+    titles = [cell.strip() for cell in head.strip("|").split("|")]
+    assert titles == ["Quantization", "ResNet-50, the study", "resnet20 (code)", "resnet20 (text)"]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        *("fp32 original", "8bit built-in", "8bit hist", "8bit fake-hist"),
+        *("4bit hist", "4bit fake-hist", "3bit fake-hist"),
+    ]
+    assert not any(cell.strip() in ("–", "failed", "") for row in rows for cell in row.strip("|").split("|"))
+    coded = points[(points["params.observer"] == "hist") & (points["params.calibration"] == "sequential")]
+    assert set(coded["params.observer.merge_with_minmax"]) == {"True"}
+    assert set(coded["params.bits"]) == {"8", "4"}

@@ -78,7 +78,35 @@ def test_256_is_the_default_at_eight_bits() -> None:
     assert Hist().range(summary, spec(8)) == Hist(dst_bins=256).range(summary, spec(8))
 
 
-@pytest.mark.parametrize("value", [1, 0, -3])
-def test_bad_dst_bins(value: int) -> None:
-    with pytest.raises(InputError, match=rf"^dst_bins={value}: allowed are whole numbers from 2, or null"):
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("bits", [3, 8])
+def test_merged_is_what_the_studys_code_does_batch_by_batch(name: str, bits: int) -> None:
+    """Its observer keeps one range: widened by the batch, then by what a search over the batch found."""
+    batches = tensor(name, 6_000).split(2_000)
+    low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+    for batch in batches:
+        low, high = torch.minimum(low, batch.min()), torch.maximum(high, batch.max())
+        found_low, found_high = Hist(dst_bins="bits").range(summarize(batch), spec(bits))
+        low, high = torch.minimum(low, found_low[0]), torch.maximum(high, found_high[0])
+    lo, hi = Hist(dst_bins="bits", merge_with_minmax=True).range(summarize(torch.cat(batches)), spec(bits))
+    assert (lo[0], hi[0]) == (low, high)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_bits_for_cells(bits: int) -> None:
+    summary = summarize(tensor("laplace"))
+    assert Hist(dst_bins="bits").range(summary, spec(bits)) == Hist(dst_bins=bits).range(summary, spec(bits))
+    lo, hi = Hist(dst_bins="bits").range(summary, spec(8))
+    wide_lo, wide_hi = Hist().range(summary, spec(8))
+    assert hi - lo < wide_hi - wide_lo, "fewer cells are finer where the range is narrower"
+
+
+@pytest.mark.parametrize("value", [1, 0, -3, "cells", True])
+def test_bad_dst_bins(value: int | str) -> None:
+    with pytest.raises(InputError, match=rf"^dst_bins={value}: allowed are whole numbers from 2, null for"):
         Hist(dst_bins=value)
+
+
+def test_bad_merge() -> None:
+    with pytest.raises(InputError, match=r"^merge_with_minmax='off': allowed are true and false"):
+        Hist(merge_with_minmax="off")

@@ -1,0 +1,72 @@
+"""The images that calibration sees, in batches: drawn from the training images, as they are or augmented.
+
+Ranges are found on what the network will see, so the default is images as they are. The original study calibrated on
+randomly cropped and mirrored ones, as its training saw them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant_sweep.data.augment import crop_and_flip
+from quant_sweep.data.base import DataSet
+from quant_sweep.data.subset import calibration_indices
+
+_CROP_PADDING = 4  # black pixels on each side, as in the usual training on CIFAR-10
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationImages:
+    """Training images that calibration sees; never test images.
+
+    Attributes:
+        data: whose training images.
+        indices: which, int64 (count,), in the order in which they are seen.
+        batch_size: images per batch.
+        augment_seed: crop and mirror every image at random with this seed; None leaves them as they are.
+    """
+
+    data: DataSet
+    indices: Tensor
+    batch_size: int
+    augment_seed: int | None = None
+
+    @property
+    def digest(self) -> str:
+        augmented = b"" if self.augment_seed is None else f"augmented {self.augment_seed}".encode()
+        return hashlib.sha256(self.indices.numpy().tobytes() + augmented).hexdigest()
+
+    def batches(self, device: torch.device) -> Iterator[Tensor]:
+        """Normalised images, float32 (batch, channels, height, width); the same at every call and on every device."""
+        generator = None if self.augment_seed is None else torch.Generator().manual_seed(self.augment_seed)
+        for indices in self.indices.split(self.batch_size):
+            images = self.data.train.images[indices]
+            if generator is not None:
+                images = crop_and_flip(images, _CROP_PADDING, flip=True, generator=generator)
+            yield self.data.normalize(images.to(device))
+
+
+@functools.lru_cache(maxsize=1)
+def draw_calibration_images(
+    data: DataSet, count: int, batch_size: int, seed: int, augment: bool = False
+) -> CalibrationImages:
+    """A seeded subset of the training images, balanced over the classes.
+
+    Args:
+        data: whose training images.
+        count: how many.
+        batch_size: images per batch.
+        seed: of the draw, and of the augmentation.
+        augment: random crop, padded by 4 black pixels on each side, and mirror, of each image.
+
+    Raises:
+        InputError: there are not that many.
+    """
+    indices = calibration_indices(data.train.labels, count, seed)
+    return CalibrationImages(data, indices, batch_size, seed if augment else None)
