@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from quant_sweep.affine import dequantize
 from quant_sweep.engines.lowering import Step
 from quant_sweep.explain.integer_layer import IntegerLayer, bits_needed
 from quant_sweep.explain.recording import Recording
@@ -95,7 +96,7 @@ def intermediates(integer: IntegerLayer, recording: Recording) -> tuple[Intermed
 
 def _parameters(integer: IntegerLayer) -> list[Intermediate]:
     flow, grid = integer.dataflow, integer.dataflow.weight_grid
-    note = "BatchNorm folded in" if flow.folded else "as trained"
+    note = "in float, a BatchNorm behind it folded in" if flow.folded else "in float, as trained"
     kind = "per channel" if grid.scale.dim() else "per tensor"
     weight = _codes("weight codes", f"`q_w = clamp(round(w / s_w))`, {kind}", integer.weight, grid)
     lines = [_parameter("weight", note, flow.weight), _as_parameter(weight, integer.weight)]
@@ -143,7 +144,8 @@ def _written(integer: IntegerLayer, accumulator: Tensor, recording: Recording) -
     lines.append(_register("before the clamp", "`+ z_y`", open_ended.shape, Extent.of(open_ended)))
     codes = open_ended.clamp(integer.lowest, integer.highest)
     clamp = f"`q_y = clamp(…, {integer.lowest}, {integer.highest})`" + _clamp_note(integer)
-    return [*lines, _codes("output codes", clamp, codes, step.out.grid)]
+    meant = _real("dequantized", "`s_y · (q_y − z_y)`, what its readers see", dequantize(codes, step.out.grid))
+    return [*lines, _codes("output codes", clamp, codes, step.out.grid), meant]
 
 
 def _clamp_note(integer: IntegerLayer) -> str:
