@@ -125,9 +125,9 @@ def _agreements(integer: IntegerLayer, recording: Recording, accumulator: Tensor
         return []
     residual = None if step.residual is None else recording.codes(step.residual).expand_as(accumulator)
     codes = integer.before_clamp(accumulator, residual).clamp(integer.lowest, integer.highest)
-    others = {"simulate": recording.simulated_codes(step.out), engine: recording.engine_codes(step.out)}
+    others = [("simulate", recording.simulated_codes(step.out)), (engine, recording.engine_codes(step.out))]
     found = []
-    for name, other in others.items():
+    for name, other in others:
         if other is not None:
             apart = (codes - other).abs()
             found.append(Agreement(name, apart.numel(), int(apart.count_nonzero()), int(apart.max())))
@@ -146,7 +146,8 @@ def _registers(integer: IntegerLayer, whole: _Batch) -> tuple[Register, ...]:
 def _study_weight(subject: Subject, dataflow: Dataflow, layer: str) -> TensorStudy:
     grid = dataflow.weight_grid
     values = Weight(dataflow.weight, grid.spec.channel_axis)
-    return study(f"{layer}.weight", values, grid.spec, subject.weight_observer, grid)
+    # Every channel is a search of its own, so observers are asked for one width only.
+    return study(f"{layer}.weight", values, grid.spec, subject.weight_observer, grid, widths=())
 
 
 def _in_steps(dataflow: Dataflow) -> tuple[float, ...]:

@@ -162,8 +162,9 @@ def _agreement(explanation: Explanation) -> list[str]:
             for a in explanation.agreements
         ]
         sentences.append(
-            f"Of {whole(compared)} output codes of {explanation.images} images, computed like this from the same inputs, "
-            f"{'; '.join(parts)}: there the result is rounded once, here bias, product and residual are rounded each."
+            f"Of {whole(compared)} output codes of {explanation.images} images, computed like this from the same "
+            f"inputs, {'; '.join(parts)}: there the result is rounded once, here bias, product and "
+            "residual are rounded each."
         )
     return sentences
 

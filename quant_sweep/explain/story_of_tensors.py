@@ -29,13 +29,14 @@ def weight_section(explanation: Explanation) -> Section:
     )
     grids = f"{len(channels.scale)} grids, one per output channel" if many else "one grid for the whole tensor"
     widest, narrowest = max(_spread(explanation)), min(_spread(explanation))
+    share = percent(narrowest / widest) if widest else "none"
     return Section(
         f"The weights: {weight.name}",
         (
             Text(
                 f"{whole(weight.count)} values from {number(weight.lo)} to {number(weight.hi)}, on {grids} of "
-                f"{_width(weight)}. The widest channel reaches {number(widest)}, the narrowest {number(narrowest)}: with one scale for "
-                f"all, the narrowest has {percent(narrowest / widest) if widest else '–'} of the codes."
+                f"{_width(weight)}. The widest channel reaches {number(widest)}, the narrowest "
+                f"{number(narrowest)}: with one scale for all, the narrowest has {share} of the codes."
             ),
             Picture(
                 f"Histogram of the weights in steps of their grid, {weight.spec.qmin} to {weight.spec.qmax}",
@@ -64,20 +65,14 @@ def activation_section(part: str, study: TensorStudy) -> Section:
                 lambda: histogram_with_ranges(study),
             ),
             *_trade_off(study),
+            Picture(f"SQNR of {study.name} against bits for each observer", lambda: sqnr_by_width(study)),
         ),
     )
 
 
 def _trade_off(study: TensorStudy) -> tuple[Text | Table | Picture, ...]:
-    return (
-        Text(_best_range(study)),
-        _choices(study),
-        Picture(
-            f"Rounding, clipping and total error of {study.name} as its range narrows, observers marked",
-            lambda: trade_off_curve(study),
-        ),
-        Picture(f"SQNR of {study.name} against bits for each observer", lambda: sqnr_by_width(study)),
-    )
+    alt = f"Rounding, clipping and total error of {study.name} as its range narrows, observers marked"
+    return (Text(_best_range(study)), _choices(study), Picture(alt, lambda: trade_off_curve(study)))
 
 
 def _best_range(study: TensorStudy) -> str:
@@ -89,7 +84,8 @@ def _best_range(study: TensorStudy) -> str:
     gain = sqnr_db(total[best]) - sqnr_db(total[0])
     found = (
         f"the least is {percent(total[best])} where {percent(curve.kept[best])} of it is kept, "
-        f"{percent(curve.rounding[best])} rounding and {percent(curve.clipping[best])} clipping: {decibels(gain)} dB better"
+        f"{percent(curve.rounding[best])} rounding and {percent(curve.clipping[best])} clipping: "
+        f"{decibels(gain)} dB better"
         if best
         else "nothing is gained by narrowing it"
     )

@@ -6,7 +6,7 @@ Rounding error grows with the range that the codes are spread over, clipping err
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -89,17 +89,25 @@ class TensorStudy:
     trade_off: TradeOff
 
 
-def study(name: str, values: Values, spec: QuantSpec, used: Observer, grid: QParams) -> TensorStudy:
+def study(
+    name: str,
+    values: Values,
+    spec: QuantSpec,
+    used: Observer,
+    grid: QParams,
+    widths: Collection[int] = WIDTHS,
+) -> TensorStudy:
     """Ask every observer, and narrow the range step by step.
 
     Args:
         spec: of the tensor's grid.
         used: the observer of the run; the others have their defaults.
         grid: what the run chose, which need not be what `used` says where calibration was sequential.
+        widths: for which to ask the observers, beside that of the grid.
     """
     total = values.histogram
     edges, counts = _thinned(total)
-    choices = {of: _choice(of, observer, values, spec) for of, observer in all_observers(used).items()}
+    choices = {of: _choice(of, observer, values, spec, widths) for of, observer in all_observers(used).items()}
     own = name_of(used)
     choices[own] = _judged(own, values, grid, choices[own].sqnr_db)
     return TensorStudy(
@@ -133,10 +141,9 @@ def sqnr_db(error: float) -> float:
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
-def _choice(name: str, observer: Observer, values: Values, spec: QuantSpec) -> Choice:
-    widths = sorted({*WIDTHS, spec.bits})
-    summary = values.summary
-    grids = {bits: observe(summary, replace(spec, bits=bits), observer) for bits in widths}
+def _choice(name: str, observer: Observer, values: Values, spec: QuantSpec, widths: Collection[int]) -> Choice:
+    summary, asked = values.summary, sorted({*widths, spec.bits})
+    grids = {bits: observe(summary, replace(spec, bits=bits), observer) for bits in asked}
     return _judged(name, values, grids[spec.bits], {b: sqnr_db(sum(values.errors(g))) for b, g in grids.items()})
 
 
