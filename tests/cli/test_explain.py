@@ -15,7 +15,8 @@ def typed(workspace: Workspace, checkpoint: Path):
 
 def one_line(outcome: Outcome) -> str:
     assert outcome.code == 2, outcome.err
-    (line,) = [line for line in outcome.err.splitlines() if line]
+    others = ("Error executing job with overrides", "20")  # Hydra's line; MLflow's, which begin with the date
+    (line,) = [line for line in outcome.err.splitlines() if line and not line.startswith(others)]
     assert line.startswith("quant-sweep-explain: ")
     return line.removeprefix("quant-sweep-explain: ")
 

@@ -35,7 +35,7 @@ def found(made: Subject) -> Explanation:
 
 
 def values(kind: str) -> tuple[torch.Tensor, Values]:
-    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) ** 3
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
     return x, Weight(x, None) if kind == "weight" else Activation(summarize_channels(x, None))
 
 
