@@ -137,9 +137,10 @@ def _agreements(integer: IntegerLayer, recording: Recording, accumulator: Tensor
 def _registers(integer: IntegerLayer, whole: _Batch) -> tuple[Register, ...]:
     with_zero_point, final = integer.worst_case()
     seen = [(int(extent.lowest), int(extent.highest)) for extent in (whole.products, whole.accumulator)]
+    bias = "" if integer.dataflow.module.bias is None else " + b_q"
     return (
         Register("Σ q_x · q_w", seen[0], with_zero_point),
-        Register("acc = Σ q_x · q_w − z_x · Σ q_w + b_q", seen[1], final),
+        Register(f"acc = Σ q_x · q_w − z_x · Σ q_w{bias}", seen[1], final),
     )
 
 

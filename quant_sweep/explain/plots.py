@@ -75,7 +75,7 @@ def trade_off_curve(study: TensorStudy) -> Figure:
     axes.plot(kept, _positive(clipping), color=GREY, linestyle=":", linewidth=1.6, label="clipping")
     axes.plot(kept, _positive(rounding + clipping), color="black", linewidth=1.6, label="both")
     for number, (name, choice) in enumerate(study.choices.items()):
-        style = _marker_style(number, 9 if name == study.used else 7)
+        style = _marker_style(number, 12 - 1.3 * number)  # those that stand on one spot all show
         axes.plot([100 * choice.kept], [choice.error], linestyle="none", label=_label(study, name), **style)
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())

@@ -150,11 +150,11 @@ def _behind(numbers: Sequence[Carried]) -> list[tuple[str, ...]]:
 
 def _agreement(explanation: Explanation) -> list[str]:
     """How far these numbers can be trusted: the same arithmetic on all images, against somebody else's."""
-    sentences = [
-        "The sum is made of the codes of one window. `M0 · 2³¹` and the shift are the fixed-point form of `M`: "
-        "`acc · M = acc · (M0 · 2³¹) / 2^(31 + shift)`."
-    ]
+    sentences = ["The sum is made of the codes of one window."]
     if explanation.agreements:
+        sentences.append(
+            "`M0 · 2³¹` and the shift are the fixed-point form of `M`: `acc · M = acc · (M0 · 2³¹) / 2^(31 + shift)`."
+        )
         compared = explanation.agreements[0].compared
         parts = [
             f"{whole(a.differing)} ({percent(a.differing / a.compared)}) differ from those of `{a.other}`, "
@@ -195,7 +195,7 @@ def _line(terms: Sequence[Term]) -> tuple[str, str]:
 
 def _padding(terms: Sequence[Term]) -> str:
     padding = sum(term.place is None for term in terms)
-    return f"{padding} of its inputs are padding, with the code of 0.0." if padding else ""
+    return f" {padding} of its inputs are padding, with the code of 0.0." if padding else ""
 
 
 def _signed(code: int) -> str:

@@ -6,6 +6,8 @@ import math
 
 from quant_sweep.explain.steps import Extent
 
+_NOISE = 1e-12
+
 
 def number(x: float, digits: int = 4) -> str:
     """A real number, as many digits as mean something."""
@@ -36,8 +38,10 @@ def whole_span(extent: Extent | None) -> str:
 
 
 def percent(share: float) -> str:
-    """A share, small ones too."""
-    return "–" if math.isnan(share) else f"{number(100 * share, 3)} %"
+    """A share, small ones too; what is below the rounding of float64 sums is none."""
+    if math.isnan(share):
+        return "–"
+    return f"{number(100 * share if abs(share) > _NOISE else 0.0, 3)}\N{NO-BREAK SPACE}%"
 
 
 def decibels(x: float) -> str:
