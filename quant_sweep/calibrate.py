@@ -78,11 +78,16 @@ def choose_weight_qparams(
         weight, spec = graph.module.get_submodule(point.module).weight, specs[point.name]
         assert isinstance(weight, Tensor)
         try:
-            summary = summarize_channels(weight, spec.channel_axis, _WEIGHT_BINS)
+            summary = summarize_weight(weight, spec.channel_axis)
         except InputError as error:
             raise InputError(f"{point.name}: {error}") from error
         qparams[point.name] = observe(summary, spec, weight_observer)
     return qparams
+
+
+def summarize_weight(weight: Tensor, channel_axis: int | None) -> Summary:
+    """What an observer is given of a weight; raises as `summarize_channels`."""
+    return summarize_channels(weight, channel_axis, _WEIGHT_BINS)
 
 
 def observe(summary: Summary, spec: QuantSpec, observer: Observer) -> QParams:

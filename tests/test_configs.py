@@ -112,6 +112,14 @@ def test_schema_and_config_have_the_same_keys(config: str, types: type) -> None:
     assert set(tracking) == {field.name for field in fields(schema.Tracking)}
 
 
+def test_explain_config_takes_all_of_a_run() -> None:
+    run, explained = plain(composed()), plain(composed("layer=conv1", config="explain_config"))
+    assert explained == {**run, "layer": "conv1", "images": 128}
+    written = yaml.safe_load((CONF / "explain_config.yaml").read_text())
+    own = {field.name for field in fields(schema.Explain)} - {field.name for field in fields(schema.Sweep)}
+    assert set(written) - {"defaults", "hydra"} == own
+
+
 def test_affine_is_affine() -> None:
     assert read_point(composed("scheme=affine")).scheme == AFFINE
 

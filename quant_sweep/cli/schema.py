@@ -60,6 +60,14 @@ class Sweep(Common):
 
 
 @dataclass
+class Explain(Sweep):
+    """`conf/explain_config.yaml`, which takes all of `conf/config.yaml`."""
+
+    layer: str = MISSING
+    images: int = MISSING
+
+
+@dataclass
 class Train(Common):
     """`conf/train_config.yaml`."""
 
@@ -76,9 +84,10 @@ class Report(Common):
 
 def register() -> None:
     """Make the types known to Hydra as `schema/...`."""
-    sweep = OmegaConf.structured(Sweep)
-    OmegaConf.set_struct(sweep.overrides, False)  # its keys are the network's; else overrides={input: 8} needs a +
     store = ConfigStore.instance()
-    store.store(group="schema", name="sweep", node=sweep, package="_global_")
+    for name, types in (("sweep", Sweep), ("explain", Explain)):
+        node = OmegaConf.structured(types)
+        OmegaConf.set_struct(node.overrides, False)  # its keys are the network's; else overrides={input: 8} needs a +
+        store.store(group="schema", name=name, node=node, package="_global_")
     store.store(group="schema", name="train", node=Train, package="_global_")
     store.store(group="schema", name="report", node=Report, package="_global_")

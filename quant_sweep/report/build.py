@@ -12,8 +12,9 @@ import pandas as pd
 
 from quant_sweep.atomic_file import replacing
 from quant_sweep.errors import InputError
+from quant_sweep.figures import png
 from quant_sweep.report.page import EMPTY, page, pivot_csv, points_csv
-from quant_sweep.report.plots import accuracy_figure, heat_map, png
+from quant_sweep.report.plots import accuracy_figure, heat_map
 from quant_sweep.report.points import Bits, Point, read_points
 from quant_sweep.report.sections import Section, split
 

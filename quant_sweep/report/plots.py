@@ -1,30 +1,24 @@
 """Two pictures of one section: accuracy against bits, and a heat map of what quantization costs.
 
-Figures are built without pyplot, so nothing global changes and the bytes depend on the data alone. Colours are those of
-Okabe and Ito (Color Universal Design, 2008), which stay apart for colour-blind eyes; each observer keeps its colour and
-marker in all sections of a report.
+Each observer keeps its colour and marker in all sections of a report.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from quant_sweep.figures import COLOURS, GREY, MARKERS
 from quant_sweep.report.points import Bits
 from quant_sweep.report.sections import Cell, Section
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v")  # 7 and 5 share no factor: 35 observers look different
-_GREY = "#5f5f5f"
 _LINE: dict[str, Any] = {"linewidth": 1.6, "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.7}
 _SPREAD = 0.045  # of the distance between two widths: keeps interval bars apart
 
@@ -39,9 +33,9 @@ def accuracy_figure(section: Section, observers: Sequence[str]) -> Figure:
     figure = Figure(figsize=(max(6.4, 3.4 + 1.1 * len(section.rows)), 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     if section.original:
-        axes.axhspan(*section.original.interval, color=_GREY, alpha=0.15, linewidth=0)
+        axes.axhspan(*section.original.interval, color=GREY, alpha=0.15, linewidth=0)
         label = f"float {section.original.percent:.2f} %"
-        axes.axhline(section.original.percent, color=_GREY, linestyle="--", linewidth=1.2, label=label)
+        axes.axhline(section.original.percent, color=GREY, linestyle="--", linewidth=1.2, label=label)
     for index, column in enumerate(section.columns):
         shift = (index - (len(section.columns) - 1) / 2) * _SPREAD
         _line(axes, section, column, shift, observers.index(column))
@@ -80,17 +74,9 @@ def heat_map(section: Section) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The picture as a PNG file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def _line(axes: Axes, section: Section, column: str, shift: float, style: int) -> None:
     """Draw what was measured; where a cell has no accuracy the line has a gap."""
-    colour, marker = _COLOURS[style % len(_COLOURS)], _MARKERS[style % len(_MARKERS)]
+    colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     places = [(x + shift, section.cells[row, column].accuracy) for x, row in enumerate(section.rows)]
     line = [accuracy.percent if accuracy else float("nan") for _, accuracy in places]
     label = column if any(accuracy for _, accuracy in places) else f"{column} (no result)"

@@ -16,11 +16,16 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from quant_sweep import load, run
-from quant_sweep.cli import report, sweep, train
+from quant_sweep.cli import explain, report, sweep, train
 from quant_sweep.content_key import code_version
 from quant_sweep.tracking import read_runs
 
-COMMANDS: dict[str, ModuleType] = {"quant-sweep": sweep, "quant-sweep-train": train, "quant-sweep-report": report}
+COMMANDS: dict[str, ModuleType] = {
+    "quant-sweep": sweep,
+    "quant-sweep-train": train,
+    "quant-sweep-report": report,
+    "quant-sweep-explain": explain,
+}
 CACHES = (load._data_set, load._trained, run._one_pass, run.draw_calibration_images, code_version)
 
 

@@ -1,0 +1,102 @@
+"""`quant-sweep-explain`: what happens in one layer, on the terminal, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from quant_sweep.atomic_file import replacing
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.engines import Flow
+from quant_sweep.errors import InputError
+from quant_sweep.explain import Explanation, Subject, check_layer, explain
+from quant_sweep.explain.markdown import markdown
+from quant_sweep.explain.page import page
+from quant_sweep.explain.story import story
+from quant_sweep.explain.terminal import print_document
+from quant_sweep.load import load_data, load_model
+from quant_sweep.point import Point, read_point
+from quant_sweep.run import CalibrationImages, draw_calibration_images, quantize_model
+from quant_sweep.scheme import assign_specs
+
+
+def main() -> None:
+    """Entry point."""
+    with one_line_errors("quant-sweep-explain"):
+        run_hydra("explain_config", explain_layer)
+
+
+def explain_layer(cfg: DictConfig) -> None:
+    """Explain `layer`, and leave the page below `outputs_dir`."""
+    document = story(explanation_of(cfg))
+    console = Console()
+    print_document(document, console)
+    folder = Path(cfg.outputs_dir) / "explain"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", cfg.layer)
+    for suffix, content in ((".md", markdown(document)), (".html", page(document))):
+        path = folder / f"{name}{suffix}"
+        with replacing(path) as unfinished:
+            unfinished.write_text(content, encoding="utf-8")
+        print(f"Explanation: {path}")
+
+
+def explanation_of(cfg: DictConfig) -> Explanation:
+    """What `cfg` asks for.
+
+    Raises:
+        InputError: a value cannot be used; before any expensive work.
+    """
+    point = read_point(cfg)
+    if isinstance(point.engine, Flow):
+        raise InputError(
+            f"engine={point.settings['engine']['name']}: it has its own flow, whose arithmetic it does not show; "
+            "allowed are auto and the engines that take the grids of this project, such as simulate and int8"
+        )
+    data = load_data(cfg.data)
+    model = load_model(cfg.model, data)
+    graph = model.graph(point.fusion)
+    layer = str(point.settings["layer"])
+    check_layer(graph, layer)
+    specs = assign_specs(graph, point.scheme, point.widths)
+    point = point.settled(graph, specs)
+    drawn = draw_calibration_images(data, cfg.calibration.images, cfg.calibration.batch_size, cfg.seed)
+    shown = _some(drawn, cfg.images)
+    quantized = quantize_model(model, point, specs, drawn)
+    subject = Subject(
+        graph=quantized.graph,
+        qparams=quantized.qparams,
+        summaries=quantized.summaries,
+        observer=point.observer,
+        weight_observer=point.weight_observer,
+        network=quantized.network,
+        engine=_engine(point),
+    )
+    return explain(subject, layer, shown.batches(torch.device("cpu")), _setting(point))
+
+
+def _some(images: CalibrationImages, count: int) -> CalibrationImages:
+    if not 1 <= count <= len(images.indices):
+        raise InputError(
+            f"images={count}: allowed are whole numbers from 1 to calibration.images={len(images.indices)}"
+        )
+    return CalibrationImages(images.data, images.indices[:count], images.batch_size)
+
+
+def _engine(point: Point) -> str:
+    return point.choice.name if point.choice else str(point.settings["engine"]["name"])
+
+
+def _setting(point: Point) -> dict[str, str]:
+    """What decides the numbers on the page, as it is typed."""
+    settings, widths = point.settings, point.widths
+    same = widths.weights == widths.activations
+    bits = {"bits": widths.weights} if same else {"weight_bits": widths.weights, "activation_bits": widths.activations}
+    groups = ("model", "data", "observer", "weight_observer", "scheme", "calibration")
+    named = {group: settings[group]["name"] for group in groups}
+    chosen: dict[str, object] = {**bits, **named, "fusion": point.fusion.value, "engine": _engine(point)}
+    return {name: str(value) for name, value in chosen.items()}
