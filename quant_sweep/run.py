@@ -58,8 +58,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     model = load_model(cfg.model, data)
     specs = assign_specs(model.graph(point.fusion), point.scheme, point.widths)
     point = point.settled(model.graph(point.fusion), specs)
-    wanted = point.settings["calibration"]
-    images = draw_calibration_images(data, wanted["images"], wanted["batch_size"], cfg.seed, wanted["augment"])
+    images = calibration_images(point, data)
     key = content_key({**point.contents(), "model": model.digest, "data": data.fingerprint, "images": images.digest})
     with tracker.lock(key):
         finished = tracker.find_finished(key)
@@ -89,6 +88,14 @@ def open_tracker(cfg: DictConfig) -> Tracker:
     """The store that `tracking` names."""
     tracking = cfg.tracking
     return Tracker.open(tracking.uri, tracking.experiment, Path(tracking.artifacts), Path(tracking.lock_dir))
+
+
+def calibration_images(point: Point, data: DataSet) -> CalibrationImages:
+    """The training images on which `point` is calibrated."""
+    wanted = point.settings["calibration"]
+    return draw_calibration_images(
+        data, wanted["images"], wanted["batch_size"], point.settings["seed"], wanted["augment"]
+    )
 
 
 def float_baseline(tracker: Tracker, point: Point, model: LoadedModel, data: DataSet) -> Evaluation:

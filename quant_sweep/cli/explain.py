@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from quant_sweep.atomic_file import replacing
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.data import CalibrationImages
 from quant_sweep.engines import Flow
 from quant_sweep.errors import InputError
 from quant_sweep.explain import Explanation, Subject, check_layer, explain
@@ -20,7 +22,7 @@ from quant_sweep.explain.story import story
 from quant_sweep.explain.terminal import print_document
 from quant_sweep.load import load_data, load_model
 from quant_sweep.point import Point, read_point
-from quant_sweep.run import CalibrationImages, draw_calibration_images, quantize_model
+from quant_sweep.run import calibration_images, quantize_model
 from quant_sweep.scheme import assign_specs
 
 
@@ -64,7 +66,7 @@ def explanation_of(cfg: DictConfig) -> Explanation:
     check_layer(graph, layer)
     specs = assign_specs(graph, point.scheme, point.widths)
     point = point.settled(graph, specs)
-    drawn = draw_calibration_images(data, cfg.calibration.images, cfg.calibration.batch_size, cfg.seed)
+    drawn = calibration_images(point, data)
     shown = _some(drawn, cfg.images)
     quantized = quantize_model(model, point, specs, drawn)
     subject = Subject(
@@ -84,7 +86,7 @@ def _some(images: CalibrationImages, count: int) -> CalibrationImages:
         raise InputError(
             f"images={count}: allowed are whole numbers from 1 to calibration.images={len(images.indices)}"
         )
-    return CalibrationImages(images.data, images.indices[:count], images.batch_size)
+    return replace(images, indices=images.indices[:count])
 
 
 def _engine(point: Point) -> str:
