@@ -23,9 +23,14 @@ def show_report(cfg: DictConfig) -> None:
     """Write the report of an experiment below `outputs_dir` and print its table."""
     folder = Path(cfg.outputs_dir) / "report" / cfg.tracking.experiment
     report = build_report(read_runs(cfg.tracking.uri, cfg.tracking.experiment), folder)
+    print_markdown(report.text)
+    print(f"Report: {folder / 'report.md'}")
+
+
+def print_markdown(text: str) -> None:
+    """Set for a terminal; as it is, unwrapped, for a file or a pipe."""
     console = Console()
     if console.is_terminal:
-        console.print(Markdown(report.text))
+        console.print(Markdown(text))
     else:
-        print(report.text)  # unwrapped, for a file or a pipe
-    print(f"Report: {folder / 'report.md'}")
+        print(text)

@@ -68,6 +68,13 @@ class Explain(Sweep):
 
 
 @dataclass
+class Sensitivity(Sweep):
+    """`conf/sensitivity_config.yaml`."""
+
+    images: Any = MISSING
+
+
+@dataclass
 class Train(Common):
     """`conf/train_config.yaml`."""
 
@@ -85,7 +92,7 @@ class Report(Common):
 def register() -> None:
     """Make the types known to Hydra as `schema/...`."""
     store = ConfigStore.instance()
-    for name, types in (("sweep", Sweep), ("explain", Explain)):
+    for name, types in (("sweep", Sweep), ("explain", Explain), ("sensitivity", Sensitivity)):
         node = OmegaConf.structured(types)
         OmegaConf.set_struct(node.overrides, False)  # its keys are the network's; else overrides={input: 8} needs a +
         store.store(group="schema", name=name, node=node, package="_global_")

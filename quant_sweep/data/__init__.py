@@ -8,13 +8,14 @@ from quant_sweep.data.base import DataSet, ImageSet
 from quant_sweep.data.calibration_images import CalibrationImages, draw_calibration_images
 from quant_sweep.data.image_folder import imagefolder
 from quant_sweep.data.scikit_digits import digits
-from quant_sweep.data.subset import calibration_indices
+from quant_sweep.data.subset import balanced_indices, calibration_indices
 from quant_sweep.data.torchvision_cifar10 import cifar10
 
 __all__ = [
     "CalibrationImages",
     "DataSet",
     "ImageSet",
+    "balanced_indices",
     "calibration_indices",
     "cifar10",
     "digits",

@@ -1,4 +1,4 @@
-"""The calibration images: a seeded, class-balanced subset of the training images.
+"""A seeded, class-balanced subset of images: those that calibration sees, and those that stand for a whole test set.
 
 Ranges that are found on images of few classes are too narrow for the others, so each class gives the same share.
 """
@@ -14,18 +14,7 @@ from quant_sweep.errors import InputError
 
 
 def calibration_indices(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw `count` different training images, class-balanced, in an order that mixes the classes.
-
-    The draw depends on labels, count and seed alone, not on torch's global random state. Per-class counts differ by at
-    most one; a class that is too small for its share gives all it has and the others share the rest.
-
-    Args:
-        labels: classes of the training images, int64, (n,).
-        count: how many images, 2 to n.
-        seed: of the draw.
-
-    Returns:
-        indices into labels, int64, (count,), on the CPU.
+    """Draw `count` different training images, as `balanced_indices` does.
 
     Raises:
         InputError: count is not a whole number from 2 to n.
@@ -35,6 +24,23 @@ def calibration_indices(labels: Tensor, count: int, seed: int) -> Tensor:
             f"calibration.images={count}: cannot draw that many; "
             f"allowed: a whole number from 2 to {len(labels)}, the number of training images"
         )
+    return balanced_indices(labels, count, seed)
+
+
+def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Draw `count` different images, class-balanced, in an order that mixes the classes.
+
+    The draw depends on labels, count and seed alone, not on torch's global random state. Per-class counts differ by at
+    most one; a class that is too small for its share gives all it has and the others share the rest.
+
+    Args:
+        labels: classes of the images, int64, (n,).
+        count: how many images, at most n.
+        seed: of the draw.
+
+    Returns:
+        indices into labels, int64, (count,), on the CPU.
+    """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))  # (n,)
     labels = labels.cpu()[shuffled]
     shares = balanced_shares(torch.bincount(labels).tolist(), count)

@@ -5,6 +5,7 @@ Nothing but the runs is read, no clock either: the same runs give the same bytes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,14 +44,23 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
     sections = split(points, read_points(runs, "float"))
     contents = _contents(points, sections) if points else {"report.md": EMPTY.encode()}
     text = page(sections, points, pictures=False) if points else EMPTY
+    files = write_files(folder, contents)
+    _remove_outdated(folder, files)
+    return Report(text, folder, files)
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Write files whole, by name, into `folder`, which is created if need be; returns their paths.
+
+    Raises:
+        InputError: `folder` cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files = tuple(_write(folder / name, content) for name, content in contents.items())
-        _remove_outdated(folder, files)
+        return tuple(_write(folder / name, content) for name, content in contents.items())
     except OSError as error:
         reason = f"cannot write the report here ({error.strerror}); choose a folder that you may write to"
         raise InputError(f"outputs_dir={str(folder)!r}: {reason}") from error
-    return Report(text, folder, files)
 
 
 def _remove_outdated(folder: Path, files: tuple[Path, ...]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-Kind: TypeAlias = Literal["point", "float", "train", "sweep"]
+Kind: TypeAlias = Literal["point", "float", "train", "sweep", "sensitivity"]
 Status: TypeAlias = Literal["finished", "failed", "killed", "running"]
 
 _KEY, _KIND, _MARK, _ERROR = (f"quant_sweep.{name}" for name in ("key", "kind", "complete", "error"))

@@ -1,0 +1,134 @@
+"""`quant-sweep-sensitivity`: which layers need their bits most."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.report import print_markdown
+from quant_sweep.content_key import content_key
+from quant_sweep.data import DataSet, balanced_indices
+from quant_sweep.engines import Simulate
+from quant_sweep.errors import InputError
+from quant_sweep.load import load_data, load_model
+from quant_sweep.point import Point, read_point
+from quant_sweep.report import SensitivityTable, build_sensitivity_report
+from quant_sweep.run import QuantizedModel, draw_calibration_images, open_tracker, quantize_model
+from quant_sweep.scheme import assign_specs
+from quant_sweep.sensitivity import measure_sensitivity, own_sqnr_db
+from quant_sweep.tracking import FinishedRun, Tracker
+
+log = logging.getLogger(__name__)
+
+_TABLE, _CHART = "sensitivity.csv", "sensitivity.png"
+_PER_PART = ("accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db")
+
+
+def main() -> None:
+    """Entry point."""
+    with one_line_errors("quant-sweep-sensitivity"):
+        run_hydra("sensitivity_config", rank_layers)
+
+
+def rank_layers(cfg: DictConfig) -> None:
+    """Quantize each part of a network alone, record what that does, and print the ranking.
+
+    Raises:
+        InputError: a value cannot be used; before any expensive work.
+    """
+    point = read_point(cfg)
+    if not isinstance(point.engine, Simulate):
+        raise InputError(
+            f"engine={point.settings['engine']['name']}: most tensors stay in float here, which only simulate computes"
+        )
+    tracker = open_tracker(cfg)
+    data = load_data(cfg.data)
+    model = load_model(cfg.model, data)
+    specs = assign_specs(model.graph(point.fusion), point.scheme, point.widths)
+    chosen = draw_test_images(data, point.settings["images"], cfg.seed)
+    images = draw_calibration_images(data, cfg.calibration.images, cfg.calibration.batch_size, cfg.seed)
+    settings = {key: value for key, value in point.contents().items() if key != "images"}
+    digests = {"model": model.digest, "data": data.fingerprint, "images": images.digest, "chosen": _digest(chosen)}
+    key = content_key({"sensitivity": True, **settings, **digests})
+    folder = Path(cfg.outputs_dir) / "sensitivity" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', str(point))}_{key[:6]}"
+    with tracker.lock(key):
+        finished = tracker.find_finished(key)
+        if finished is not None and not cfg.force:
+            log.info("%s: skipped, same key finished as run %s", point, finished.run_id)
+            report = build_sensitivity_report(_recorded(tracker, finished), folder)
+        else:
+            with tracker.record(
+                kind="sensitivity", key=key, name=str(point), params=point.params(), tags=point.tags()
+            ) as record:
+                record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
+                quantized = quantize_model(model, point, specs, images)
+                table = _measure(quantized, point, data, chosen)
+                record.metrics(_metrics(table))
+                report = build_sensitivity_report(table, folder)
+                for name in (_TABLE, _CHART):
+                    record.file(folder / name, name)
+    print_markdown(report.text)
+    print(f"Chart: {folder / _CHART}")
+
+
+def draw_test_images(data: DataSet, count: Any, seed: int) -> Tensor:
+    """Which test images to measure on: a seeded subset that is balanced over the classes.
+
+    Args:
+        count: how many at most; None or "all" for all.
+
+    Returns:
+        indices, int64, ascending if they are all.
+
+    Raises:
+        InputError: count is neither.
+    """
+    there = len(data.test.labels)
+    if count in (None, "all"):
+        count = there
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"images={count}: allowed are whole numbers from 1, and all for the {there} test images")
+    return balanced_indices(data.test.labels, min(count, there), seed).sort().values
+
+
+def _measure(quantized: QuantizedModel, point: Point, data: DataSet, chosen: Tensor) -> SensitivityTable:
+    batches = chosen.split(point.settings["batch_size"])
+    measured = measure_sensitivity(
+        quantized.graph,
+        quantized.qparams,
+        ((data.normalize(data.test.images[i].to(point.device)), data.test.labels[i]) for i in batches),
+    )
+    rows = measured.table(own_sqnr_db(quantized.graph, quantized.qparams, quantized.summaries))
+    return SensitivityTable(str(point), measured.images, len(data.test.labels), measured.float_accuracy, rows)
+
+
+def _metrics(table: SensitivityTable) -> dict[str, float]:
+    """`logit_kl/<part>` and its kind; a ratio without noise is infinite, and then in the table only."""
+    metrics = {"test_images": table.images, "test_images_available": table.test_images}
+    per_part = {
+        f"{column}/{row['name']}": float(row[column])
+        for row in table.rows.to_dict("records")
+        for column in _PER_PART
+        if math.isfinite(row[column])
+    }
+    return {**metrics, "float_accuracy": table.float_accuracy, **per_part}
+
+
+def _recorded(tracker: Tracker, run: FinishedRun) -> SensitivityTable:
+    """What a finished run measured."""
+    images, there = (int(run.metrics[name]) for name in ("test_images", "test_images_available"))
+    rows = pd.read_csv(tracker.load_artifact(run.run_id, _TABLE))
+    return SensitivityTable(run.name, images, there, run.metrics["float_accuracy"], rows)
+
+
+def _digest(indices: Tensor) -> str:
+    return hashlib.sha256(indices.numpy().tobytes()).hexdigest()

@@ -1,0 +1,158 @@
+"""Which parts of a network suffer most in few bits: two tables and a bar chart.
+
+The tables rank by the divergence of the logits. The chart has one line per layer: what its weight alone and what its
+input alone do, and both together. An activation that no layer reads (before a pooling, say) has a line of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from quant_sweep.report.build import Report, write_files
+from quant_sweep.report.plots import png
+
+_COLOURS = {"weight": "#0072B2", "activation": "#D55E00"}  # Okabe and Ito, as in `plots`
+_LABELS = {"weight": "weight alone", "activation": "input alone"}
+_THICKNESS = 0.36  # of a bar, in lines
+_LONGEST_CHART = 60  # lines
+_PANELS = {"logit_kl": "logit KL, nats", "accuracy_drop": "accuracy drop, points"}
+
+
+@dataclass(frozen=True, eq=False)
+class SensitivityTable:
+    """What was measured, and on what.
+
+    Attributes:
+        title: model, scheme, observer, bits.
+        images: on how many test images.
+        test_images: out of how many.
+        float_accuracy: of the float network on those images, percent.
+        rows: columns name, kind, tensors, accuracy_drop, logit_kl, logit_sqnr_db, own_sqnr_db; worst first.
+    """
+
+    title: str
+    images: int
+    test_images: int
+    float_accuracy: float
+    rows: pd.DataFrame
+
+    @property
+    def scope(self) -> str:
+        """How far the numbers can be trusted."""
+        if self.images == self.test_images:
+            return f"all {self.images:,} test images"
+        return f"{self.images:,} of {self.test_images:,} test images, balanced over the classes"
+
+    def of(self, *kinds: str) -> pd.DataFrame:
+        """The rows of some kinds, worst first."""
+        return self.rows[self.rows["kind"].isin(kinds)].reset_index(drop=True)
+
+
+def build_sensitivity_report(table: SensitivityTable, folder: Path) -> Report:
+    """Write sensitivity.md, .csv and .png: the page, its numbers and its chart.
+
+    Args:
+        folder: created if need be; files of the same names are replaced.
+
+    Raises:
+        InputError: `folder` cannot be written.
+    """
+    text = sensitivity_page(table)
+    contents = {
+        "sensitivity.md": f"{text}\n![damage of each layer](sensitivity.png)\n".encode(),
+        "sensitivity.csv": table.rows.to_csv(index=False).encode(),
+        "sensitivity.png": png(sensitivity_figure(table)),
+    }
+    return Report(text, folder, write_files(folder, contents))
+
+
+def sensitivity_page(table: SensitivityTable) -> str:
+    """The ranking as Markdown: layers, then single tensors."""
+    (whole,) = table.of("network").itertuples()
+    parts = [
+        f"# Sensitivity: {table.title}",
+        f"Measured on {table.scope}; one image is {100 / table.images:.2g} points of accuracy. One part at a time is "
+        "quantized, everything else stays in float; worst first, by the divergence of the logits (KL, nats).",
+        f"Float accuracy {table.float_accuracy:.2f}. Everything quantized at once: accuracy drop "
+        f"{whole.accuracy_drop:.2f}, logit KL {whole.logit_kl:.3g}, logit SQNR {whole.logit_sqnr_db:.1f} dB.",
+        "## Layers, weight and input quantized",
+        _markdown(table.of("layer"), ["name"], ["layer"], own=False),
+        "## Single tensors",
+        _markdown(table.of("weight", "activation"), ["name", "kind"], ["tensor", "kind"], own=True),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def sensitivity_figure(table: SensitivityTable) -> Figure:
+    """Bars of every layer, the most damaging at the top: divergence of the logits, and accuracy drop."""
+    lines = _lines(table)
+    shown = lines[:_LONGEST_CHART]
+    figure = Figure(figsize=(10.0, 1.9 + 0.27 * len(shown)), dpi=150, layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), _PANELS.items(), strict=True):
+        _draw_panel(axes, shown, column)
+        axes.set_xlabel(label)
+    axes = figure.axes[0]
+    axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    less = f"; the worst {len(shown)} of {len(lines)}" if len(shown) < len(lines) else ""
+    figure.suptitle(f"{table.title}\none layer quantized at a time, {table.scope}{less}", fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+Row = dict[str, Any]
+
+
+def _lines(table: SensitivityTable) -> list[tuple[str, dict[str, Row]]]:
+    """Name -> the rows that belong on its line, by their kind; worst line first."""
+    single = {row["name"]: row for row in _records(table.of("weight", "activation"))}
+    lines: list[tuple[str, dict[str, Row]]] = []
+    read: set[str] = set()
+    for layer in _records(table.of("layer")):
+        names = layer["tensors"].split()
+        read |= set(names)
+        worst_last = sorted((single[name] for name in names), key=lambda row: float(row["logit_kl"]))
+        lines.append((layer["name"], {"layer": layer, **{row["kind"]: row for row in worst_last}}))
+    lines += [(name, {row["kind"]: row}) for name, row in single.items() if name not in read]
+    return sorted(lines, key=lambda line: -max(row["logit_kl"] for row in line[1].values()))
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _draw_panel(axes: Axes, lines: Sequence[tuple[str, dict[str, Row]]], column: str) -> None:
+    for kind, shift in (("weight", -_THICKNESS / 2), ("activation", _THICKNESS / 2)):
+        places = [(y + shift, bars[kind][column]) for y, (_, bars) in enumerate(lines) if kind in bars]
+        axes.barh(
+            [y for y, _ in places],
+            [value for _, value in places],
+            height=_THICKNESS,
+            color=_COLOURS[kind],
+            label=_LABELS[kind],
+        )
+    both = [(y, bars["layer"][column]) for y, (_, bars) in enumerate(lines) if "layer" in bars]
+    axes.plot([value for _, value in both], [y for y, _ in both], "D", color="black", markersize=4, label="both")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _markdown(rows: pd.DataFrame, names: list[str], headers: list[str], own: bool) -> str:
+    formats = {"accuracy_drop": "{:.2f}", "logit_kl": "{:.3g}", "logit_sqnr_db": "{:.1f}"}
+    formats |= {"own_sqnr_db": "{:.1f}"} if own else {}
+    titles = ["accuracy drop", "logit KL", "logit SQNR, dB", *(["own SQNR, dB"] if own else [])]
+    lines = [
+        [*(row[name] for name in names), *(form.format(row[column]) for column, form in formats.items())]
+        for row in _records(rows)
+    ]
+    return str(tabulate(lines, headers=[*headers, *titles], tablefmt="pipe", disable_numparse=True))
