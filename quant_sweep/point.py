@@ -125,6 +125,11 @@ def read_point(cfg: DictConfig) -> Point:
         raise InputError(
             f"calibration.update_batch_norm=true: fusion={point.fusion.value} folds BatchNorm away; use fusion=none"
         )
+    if point.sequential and point.scheme.same_grid_around_relu:
+        raise InputError(
+            "scheme.same_grid_around_relu=true: calibration=sequential lays the grid before a ReLU before it knows "
+            "the one after it; use calibration=one_pass"
+        )
     if isinstance(engine, Flow):
         _check_flow(engine, point)
     return point

@@ -52,5 +52,6 @@ def quantize(
         InputError: a width is not 2 to 16, an override names no tensor, or the engine cannot compute on the grids.
     """
     specs = assign_specs(calibration.graph, scheme, BitWidths(bits, bits, overrides or {}))
-    qparams = choose_qparams(calibration, specs, observer, weight_observer or MinMax())
+    chosen = choose_qparams(calibration, specs, observer, weight_observer or MinMax())
+    qparams = scheme.tied(calibration.graph, chosen)
     return Quantized((engine or Simulate()).build(calibration.graph, qparams), qparams)

@@ -166,7 +166,7 @@ def quantize_model(
         )
     else:
         calibration = _one_pass(model, point.fusion, images, point.device, point.settings["cache_dir"])
-        qparams = choose_qparams(calibration, specs, point.observer, point.weight_observer)
+        qparams = point.scheme.tied(graph, choose_qparams(calibration, specs, point.observer, point.weight_observer))
     seconds = time.perf_counter() - began
     network = point.engine.build(calibration.graph, qparams)
     return QuantizedModel(network, calibration.graph, qparams, calibration.summaries, seconds)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quant_sweep.errors import InputError
-from quant_sweep.graph import QuantGraph
-from quant_sweep.spec import QuantSpec
+from quant_sweep.graph import QuantGraph, after_clamp
+from quant_sweep.spec import QParams, QuantSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class Scheme:
         activation_symmetric: signed grids mirrored about 0, as the original study has them; after a ReLU half the
             codes stay unused. Else unsigned with a zero-point.
         activation_narrow_range: leave out the lowest code of activations too, as the original study's code does.
+        same_grid_around_relu: where a tensor is rounded before *and* after a ReLU or another clamp, as fusion=bn and
+            none have it, lay the grid of the second over the first too. Rounding then already clips, and doing it
+            again changes nothing. Else each has the grid of its own range.
 
     Weights are always signed and symmetric, so that no zero-point of theirs enters the integer sums.
 
@@ -31,6 +34,7 @@ class Scheme:
     weight_narrow_range: bool
     activation_symmetric: bool
     activation_narrow_range: bool = False
+    same_grid_around_relu: bool = False
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -44,6 +48,11 @@ class Scheme:
     def activation(self, bits: int) -> QuantSpec:
         mirrored, narrow = self.activation_symmetric, self.activation_narrow_range
         return QuantSpec(bits, signed=mirrored, symmetric=mirrored, narrow_range=narrow)
+
+    def tied(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> dict[str, QParams]:
+        """Grids as observers chose them -> the grids to use: the same, but for those before a ReLU that are tied."""
+        after = after_clamp(graph) if self.same_grid_around_relu else {}
+        return {name: qparams[after.get(name, name)] for name in qparams}
 
 
 AFFINE = Scheme(weight_per_channel=True, weight_narrow_range=True, activation_symmetric=False)

@@ -66,6 +66,7 @@ def key_of(tmp_path_factory: pytest.TempPathFactory) -> KeyOf:
         "scheme=symmetric",
         "scheme.weight_narrow_range=false",
         "scheme.activation_narrow_range=true",
+        "scheme.same_grid_around_relu=true",
         "calibration=sequential",
         "calibration.images=65",
         "calibration.batch_size=32",

@@ -1,10 +1,19 @@
 """Which grid every tensor of a network gets."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+from small_networks import images
+from torch import nn
+
+from quant_sweep.affine import qparams_from_range
+from quant_sweep.calibrate import calibrate
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, quantizable
 from quant_sweep.models import resnet20
+from quant_sweep.observers import MSE, MinMax
+from quant_sweep.quantize import quantize
 from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
 from quant_sweep.spec import QuantSpec
 
@@ -58,3 +67,48 @@ def test_an_override_must_name_something(graph: QuantGraph, name: str) -> None:
 def test_widths_are_checked(graph: QuantGraph, widths: BitWidths) -> None:
     with pytest.raises(InputError, match="allowed are the whole numbers 2 to 16"):
         assign_specs(graph, AFFINE, widths)
+
+
+@pytest.mark.parametrize("scheme", [AFFINE, SYMMETRIC])
+def test_grids_are_tied_around_a_relu_only_where_asked(scheme: Scheme) -> None:
+    graph = quantizable(resnet20(num_classes=10, in_channels=3), Fusion.bn)
+    specs = assign_specs(graph, scheme, BitWidths(4, 4, {"relu": 6}))
+    ends = {name: torch.tensor(1.0 + index) for index, name in enumerate(graph.names)}
+    per_tensor = [name for name, spec in specs.items() if spec.channel_axis is None]
+    chosen = {name: qparams_from_range(torch.tensor(0.0), ends[name], specs[name]) for name in per_tensor}
+    assert scheme.tied(graph, chosen) == chosen
+    tied = replace(scheme, same_grid_around_relu=True).tied(graph, chosen)
+    assert list(tied) == list(chosen)
+    for name, grid in tied.items():
+        after = "relu.output" if name == "conv1.output" else name.replace(".conv1.output", ".relu1.output")
+        assert grid is chosen[after]
+    assert tied["conv1.output"].spec.bits == 6
+
+
+def plain() -> nn.Module:
+    """Convolutions and ReLUs alone: no residual add comes between."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 16, 5)).eval()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("signed", [False, True])
+def test_rounding_twice_on_one_grid_is_rounding_once(bits: int, signed: bool) -> None:
+    scheme = SYMMETRIC if signed else AFFINE
+    once, twice = (
+        calibrate(quantizable(plain(), fusion), [images(8, size=8)]) for fusion in (Fusion.conv_bn_relu, Fusion.bn)
+    )
+    batch = images(16, seed=1, size=8)
+    with torch.no_grad():
+        after = quantize(once, bits=bits, observer=MSE(), scheme=scheme).network(batch)
+        apart = quantize(twice, bits=bits, observer=MSE(), scheme=scheme).network(batch)
+        tied = replace(scheme, same_grid_around_relu=True)
+        same = quantize(twice, bits=bits, observer=MSE(), weight_observer=MinMax(), scheme=tied).network(batch)
+    assert torch.equal(same, after)
+    assert not torch.equal(apart, after)
+
+
+def test_the_option_is_true_or_false() -> None:
+    with pytest.raises(InputError, match="same_grid_around_relu='off'"):
+        replace(AFFINE, same_grid_around_relu="off")  # type: ignore[arg-type]

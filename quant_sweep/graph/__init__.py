@@ -1,13 +1,14 @@
 """From a float model to a graph that knows where its tensors are quantized."""
 
 from quant_sweep.graph.insert import insert_at_points, put_weights_on_grid
-from quant_sweep.graph.points import ActivationPoint, Fusion, QuantGraph, WeightPoint, quantizable
+from quant_sweep.graph.points import ActivationPoint, Fusion, QuantGraph, WeightPoint, after_clamp, quantizable
 
 __all__ = [
     "ActivationPoint",
     "Fusion",
     "QuantGraph",
     "WeightPoint",
+    "after_clamp",
     "insert_at_points",
     "put_weights_on_grid",
     "quantizable",

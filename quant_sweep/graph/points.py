@@ -108,6 +108,21 @@ def quantizable(model: nn.Module, fusion: Fusion) -> QuantGraph:
     )
 
 
+def after_clamp(graph: QuantGraph) -> dict[str, str]:
+    """The tensors that are quantized before and after a clamp: those before, by name -> those that it makes of them.
+
+    A tensor that anybody else reads on its grid is not among them.
+    """
+    modules = dict(graph.module.named_modules())
+    clamps = {node.name for node in graph.module.graph.nodes if operation_of(node, modules) is Operation.CLAMP}
+    names = {point.node: point.name for point in graph.activations if point.node in clamps}
+    return {
+        point.name: names[point.readers[0]]
+        for point in graph.activations
+        if len(point.readers) == 1 and point.readers[0] in names
+    }
+
+
 Operations = dict[fx.Node, Operation]
 Readers = dict[fx.Node, list[fx.Node]]
 

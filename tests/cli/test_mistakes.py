@@ -83,6 +83,10 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
         (["observer=fake_hist", "observer.percentile=101"], "observer.percentile=101: allowed are values above 50, up"),
         (["observer=fake_hist", "observer.percentile=nan"], "observer.percentile=nan: allowed are values above 50, up"),
         (["observer=fake_hist", "observer.percentile=x"], "observer.percentile=x observer.momentum=0.1: "),
+        (
+            ["scheme.same_grid_around_relu=true", "calibration=sequential", "fusion=bn"],
+            "scheme.same_grid_around_relu=true: calibration=sequential lays the grid before a ReLU before it knows",
+        ),
         (["scheme.activation_symmetric=off"], "scheme.activation_symmetric='off': allowed are true and false"),
         (
             ["calibration.images=0"],

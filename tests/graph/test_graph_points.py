@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from networks import point_names, randomize_batch_norms, run_on_coarse_grids
 from torch import Tensor, nn
 
-from quant_sweep.graph import Fusion, insert_at_points, quantizable
+from quant_sweep.graph import Fusion, after_clamp, insert_at_points, quantizable
 from quant_sweep.models import resnet20
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
@@ -118,6 +118,38 @@ def test_a_second_reader_prevents_fusing() -> None:
             return self.last(self.relu(y)) * y
 
     assert point_names(Net(), Fusion.conv_bn_relu) == ["input", "conv.output", "relu.output", "last.output"]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "first", "in_blocks"),
+    [
+        # What a ReLU reads is the output of a BatchNorm or a sum.
+        (Fusion.none, {"bn1.output": "relu.output"}, {"bn1": "relu1", "add": "relu2"}),
+        # The second convolution of a block goes into the sum, which is in float.
+        (Fusion.bn, {"conv1.output": "relu.output"}, {"conv1": "relu1"}),
+        (Fusion.conv_bn_relu, {}, {}),
+    ],
+    ids=[fusion.name for fusion in Fusion],
+)
+def test_before_and_after_a_clamp(fusion: Fusion, first: dict[str, str], in_blocks: dict[str, str]) -> None:
+    graph = quantizable(resnet20(num_classes=10, in_channels=3), fusion)
+    expected = {f"{b}.{before}.output": f"{b}.{after}.output" for b in BLOCKS for before, after in in_blocks.items()}
+    assert after_clamp(graph) == first | expected
+
+
+def test_what_others_read_too_is_not_only_before_a_clamp() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.last = nn.Conv2d(3, 3, 1), nn.ReLU6(), nn.Conv2d(3, 3, 1)
+            self.sigmoid, self.alone = nn.Sigmoid(), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.alone(self.sigmoid(self.alone(x)))
+            y = self.conv(y)
+            return self.last(self.relu(y)) * y + self.last(self.relu(self.last(x)))
+
+    assert after_clamp(quantizable(Net(), Fusion.bn)) == {"last_1.output": "relu_1.output"}
 
 
 @pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
