@@ -72,6 +72,19 @@ def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
     assert TrainConfig(**settings["train"]).epochs > 0
 
 
+@pytest.mark.parametrize("choice", choices(["data", "model", "observer", "scheme", "calibration"]))
+def test_sensitivity_config_composes_and_makes_a_point(choice: str) -> None:
+    more = ["model.factory=m:f"] if choice == "model=custom" else []
+    point = read_point(composed(choice, *more, config="sensitivity_config"))
+    assert isinstance(point.engine, engines.Simulate)
+    assert (point.settings["images"], point.widths.weights) == (1000, 4)
+
+
+def test_sensitivity_config_has_every_key_of_a_sweep() -> None:
+    sweep, own = (set(composed(config=config)) for config in ("config", "sensitivity_config"))
+    assert own == {field.name for field in fields(schema.Sensitivity)} == sweep | {"images"}
+
+
 def test_report_config_composes() -> None:
     assert plain(composed(config="report_config"))["tracking"]["experiment"] == "quant_sweep"
 

@@ -16,7 +16,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from quant_sweep import load, run
-from quant_sweep.cli import explain, report, sweep, train
+from quant_sweep.cli import explain, report, sensitivity, sweep, train
 from quant_sweep.content_key import code_version
 from quant_sweep.tracking import read_runs
 
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "quant-sweep-train": train,
     "quant-sweep-report": report,
     "quant-sweep-explain": explain,
+    "quant-sweep-sensitivity": sensitivity,
 }
 CACHES = (load._data_set, load._trained, run._one_pass, run.draw_calibration_images, code_version)
 
