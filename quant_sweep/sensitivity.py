@@ -11,20 +11,20 @@ What lies upstream of the tensor is what the float network computed, and is comp
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, final
+from typing import Literal, TypeAlias, final
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from quant_sweep.affine import fake_quantize
 from quant_sweep.engines.simulate import FakeQuantize
 from quant_sweep.expected_error import sqnr_db_of
 from quant_sweep.graph import QuantGraph, insert_at_points
+from quant_sweep.graph.rerun import rerun, run
+from quant_sweep.logit_damage import Damage, DamageSum, count_correct, sqnr_db
 from quant_sweep.spec import QParams
 from quant_sweep.summary import Summary
 
@@ -45,21 +45,6 @@ class Part:
     name: str
     kind: Kind
     tensors: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What quantizing one part does to the logits of the float network.
-
-    Attributes:
-        accuracy_drop: points of top-1 accuracy, float minus quantized; below 0 where chance helps.
-        logit_kl: mean over images of KL(softmax(float logits) || softmax(quantized logits)), nats.
-        logit_sqnr_db: 10 log10(sum z^2 / sum (z - z_quantized)^2) over all logits z, dB; +inf where nothing changed.
-    """
-
-    accuracy_drop: float
-    logit_kl: float
-    logit_sqnr_db: float
 
 
 @dataclass(frozen=True)
@@ -130,34 +115,19 @@ def measure_sensitivity(
         ValueError: there is no batch.
     """
     parts = parts_of(graph)
-    scores = {part: _Score() for part in parts}
+    scores = {part: DamageSum() for part in parts}
     images, correct = 0, 0
-    networks: _Networks | None = None
+    grids: _Grids | None = None
     for batch, labels in batches:
-        networks = networks or _Networks(graph, qparams, batch.device)
-        computed = networks.run_in_float(batch)
-        original = _checked(computed.logits)
-        images, correct = images + len(labels), correct + _count_correct(original, labels)
+        grids = grids or _Grids(graph, qparams, batch.device)
+        original, values = run(grids.network, batch)
+        images, correct = images + len(labels), correct + count_correct(_checked(original), labels)
         for part in parts:
-            scores[part].update(original, _checked(networks.run(part, computed)), labels)
+            logits = rerun(grids.network, grids.of(part), values)
+            scores[part].update(original, _checked(logits), labels)
     if not images:
         raise ValueError("sensitivity needs at least one batch of images")
     return Sensitivities(images, 100.0 * correct / images, {part: score.damage() for part, score in scores.items()})
-
-
-def logit_kl(original: Tensor, logits: Tensor) -> Tensor:
-    """KL(softmax(original) || softmax(logits)) of each image, in float64.
-
-    Args:
-        original, logits: (n, classes).
-
-    Returns:
-        nats, float64 (n,), never below 0.
-
-    Source: Kullback and Leibler 1951, Annals of Mathematical Statistics 22, p. 79-86.
-    """
-    p, q = F.log_softmax(original.double(), dim=1), F.log_softmax(logits.double(), dim=1)
-    return (p.exp() * (p - q)).sum(dim=1).clamp(min=0.0)  # rounding leaves -1e-17 where both are the same
 
 
 def own_sqnr_db(
@@ -169,17 +139,10 @@ def own_sqnr_db(
     """
     weights = {point.name: graph.module.get_parameter(point.name).detach().double() for point in graph.weights}
     ratios = {
-        name: _sqnr_db(float((w**2).sum()), float(((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()))
+        name: sqnr_db(float((w**2).sum()), float(((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()))
         for name, w in weights.items()
     }
     return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in summaries.items()}
-
-
-def _sqnr_db(signal: float, noise: float) -> float:
-    """Sums of squares -> dB; +inf without noise, NaN where there is no signal either."""
-    if noise == 0 or signal == 0:
-        return math.inf if signal else math.nan if not noise else -math.inf
-    return 10 * math.log10(signal / noise)
 
 
 def _checked(logits: Tensor) -> Tensor:
@@ -188,89 +151,20 @@ def _checked(logits: Tensor) -> Tensor:
     return logits
 
 
-def _count_correct(logits: Tensor, labels: Tensor) -> int:
-    return int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
-
-
 @final
-@dataclass
-class _Score:
-    """Sums over images, for one part."""
-
-    images: int = 0
-    lost: int = 0  # images that float has right, less those that the part has right
-    kl: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
-
-    def update(self, original: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.images += len(labels)
-        self.lost += _count_correct(original, labels) - _count_correct(logits, labels)
-        self.kl += float(logit_kl(original, logits).sum())
-        self.signal += float((original.double() ** 2).sum())
-        self.noise += float(((original.double() - logits.double()) ** 2).sum())
-
-    def damage(self) -> Damage:
-        return Damage(100.0 * self.lost / self.images, self.kl / self.images, _sqnr_db(self.signal, self.noise))
-
-
-@dataclass(frozen=True, eq=False)
-class _Computed:
-    """Everything that the float network computed of one batch."""
-
-    values: Mapping[fx.Node, Any]
-    logits: Tensor
-
-
-@final
-class _Networks:
-    """One traced network in which any part can be put on its grids, without changing it."""
+class _Grids:
+    """A network, and every tensor of it on its grid: as a module, by the path of what it stands for."""
 
     def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams], device: torch.device) -> None:
         self.network = insert_at_points(graph, {point.name: nn.Identity() for point in graph.activations}).to(device)
-        self.on_grid: dict[str, tuple[str, nn.Module]] = {}  # tensor -> path of what makes it, and that on its grid
+        self.modules: dict[str, tuple[str, nn.Module]] = {}
         for point in graph.activations:
-            self.on_grid[point.name] = (f"quantization_points.{point.node}", FakeQuantize(qparams[point.name]))
+            self.modules[point.name] = (f"quantization_points.{point.node}", FakeQuantize(qparams[point.name]))
         for weight in graph.weights:
             layer = copy.deepcopy(self.network.get_submodule(weight.module))
-            with torch.no_grad():
-                parameter = layer.get_parameter("weight")
-                parameter.copy_(fake_quantize(parameter, qparams[weight.name].to(device)))
-            self.on_grid[weight.name] = (weight.module, layer)
+            parameter = layer.get_parameter("weight")
+            parameter.copy_(fake_quantize(parameter, qparams[weight.name].to(device)))
+            self.modules[weight.name] = (weight.module, layer)
 
-    def run_in_float(self, batch: Tensor) -> _Computed:
-        interpreter = _Replacing(self.network, {}, keep=True)
-        logits = interpreter.run(batch)
-        return _Computed(interpreter.env, logits)
-
-    def run(self, part: Part, computed: _Computed) -> Tensor:
-        """Logits with one part on its grids; only what depends on it is computed."""
-        modules = dict(self.on_grid[tensor] for tensor in part.tensors)
-        changed = set(_downstream(self.network.graph, modules))
-        values = {node: value for node, value in computed.values.items() if node not in changed}
-        logits = _Replacing(self.network, modules, keep=False).run(initial_env=values)
-        assert isinstance(logits, Tensor)
-        return logits
-
-
-def _downstream(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Iterator[fx.Node]:
-    """The nodes that call one of `modules`, all that depend on them, and the output."""
-    changed: set[fx.Node] = set()
-    for node in graph.nodes:
-        calls = node.op == "call_module" and node.target in modules
-        if calls or node.op == "output" or not changed.isdisjoint(node.all_input_nodes):
-            changed.add(node)
-            yield node
-
-
-@final
-class _Replacing(fx.Interpreter):
-    """Runs a network with other modules at some of its paths."""
-
-    def __init__(self, network: fx.GraphModule, modules: Mapping[str, nn.Module], keep: bool) -> None:
-        super().__init__(network, garbage_collect_values=not keep)
-        self.replacements = modules
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.replacements.get(target)
-        return super().call_module(target, args, kwargs) if module is None else module(*args, **kwargs)
+    def of(self, part: Part) -> dict[str, nn.Module]:
+        return dict(self.modules[tensor] for tensor in part.tensors)

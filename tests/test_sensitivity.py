@@ -5,8 +5,6 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from small_networks import images, tiny
 from torch import Tensor, nn
 
@@ -14,9 +12,10 @@ from quant_sweep.affine import fake_quantize
 from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
 from quant_sweep.engines import Simulate
 from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.logit_damage import logit_kl
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
-from quant_sweep.sensitivity import COLUMNS, Part, logit_kl, measure_sensitivity, own_sqnr_db, parts_of
+from quant_sweep.sensitivity import COLUMNS, Part, measure_sensitivity, own_sqnr_db, parts_of
 from quant_sweep.spec import QParams
 
 LABELS = torch.arange(24) % 4
@@ -202,19 +201,3 @@ def test_nan_and_nothing() -> None:
     calibration.graph.module.get_parameter("linear.bias").data[1] = torch.nan
     with pytest.raises(FloatingPointError, match="NaN"):
         measure_sensitivity(calibration.graph, qparams, batches())
-
-
-logits = st.lists(st.floats(-30, 30), min_size=3, max_size=3)
-
-
-@given(logits, logits, st.floats(-100, 100))
-def test_divergence(one: list[float], other: list[float], shift: float) -> None:
-    z, y = torch.tensor([one]), torch.tensor([other])
-    (kl,) = logit_kl(z, y).tolist()
-    assert math.isfinite(kl)
-    assert kl >= 0
-    assert logit_kl(z, z).item() == 0
-    # Pinsker's inequality, and softmax does not see what all logits have in common.
-    p, q = torch.softmax(z.double(), 1), torch.softmax(y.double(), 1)
-    assert kl >= ((p - q).abs().sum().item() ** 2) / 2 - 1e-12
-    assert logit_kl(z.double() + shift, y.double()).item() == pytest.approx(kl, rel=1e-9, abs=1e-12)
