@@ -57,7 +57,7 @@ def explanation_of(cfg: DictConfig) -> Explanation:
     if isinstance(point.engine, Flow):
         raise InputError(
             f"engine={point.settings['engine']['name']}: it has its own flow, whose arithmetic it does not show; "
-            "allowed are auto and the engines that take the grids of this project, such as simulate and int8"
+            "allowed are auto and the engines that take the grids of this project, simulate, int8 and integer"
         )
     data = load_data(cfg.data)
     model = load_model(cfg.model, data)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import torch
 from torch import Tensor, fx, nn
 
 from quant_sweep.affine import dequantize, quantize
 from quant_sweep.engines import Simulate
-from quant_sweep.engines.lowering import Value
+from quant_sweep.engines.lowering import NetworkOfCodes, Value
 from quant_sweep.explain.dataflow import Dataflow, node_of
 from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
 from quant_sweep.spec import QParams
-
-
-@runtime_checkable
-class GivesCodes(Protocol):
-    """A network that can show the codes of its activations, by the name of the point."""
-
-    def codes(self, images: Tensor) -> dict[str, Tensor]: ...
 
 
 @final
@@ -72,7 +65,7 @@ def record(
         images: normalised, float32 (n, channels, height, width), on the CPU.
     """
     nodes = {node_of(value) for value in dataflow.values}
-    engine = network.codes(images) if isinstance(network, GivesCodes) else {}
+    engine = network.codes(images) if isinstance(network, NetworkOfCodes) else {}
     simulation: nn.Module
     if engine:
         simulation = insert_at_points(graph, {name: _Replace(own, qparams[name]) for name, own in engine.items()})

@@ -163,8 +163,8 @@ def _agreement(explanation: Explanation) -> list[str]:
         ]
         sentences.append(
             f"Of {whole(compared)} output codes of {explanation.images} images, computed like this from the same "
-            f"inputs, {'; '.join(parts)}: there the result is rounded once, here bias, product and "
-            "residual are rounded each."
+            f"inputs, {'; '.join(parts)}: the paper's way rounds bias, product and "
+            "residual one by one, others round once, or keep finer steps until the end."
         )
     return sentences
 

@@ -10,7 +10,7 @@ from small_networks import SlowTwin, images, tiny
 from torch import Tensor, nn
 
 from quant_sweep.affine import quantize
-from quant_sweep.engines import Int8, Simulate
+from quant_sweep.engines import Engine, Int8, Integer, Simulate
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.explain import Subject, explain
 from quant_sweep.explain.by_hand import carry_some
@@ -96,12 +96,17 @@ def test_scheme_of_the_original_study() -> None:
     assert len(found.channels.scale) == 1
 
 
-@pytest.mark.skipif(why_not_exact() is not None, reason="no exact integer kernels here")
+NO_KERNELS = pytest.mark.skipif(why_not_exact() is not None, reason="no exact integer kernels here")
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param(Int8(), marks=NO_KERNELS, id="int8"), pytest.param(Integer(), id="integer")]
+)
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])
-def test_engine_with_codes_of_its_own(layer: str) -> None:
+def test_engine_with_codes_of_its_own(engine: Engine, layer: str) -> None:
     """Deep in the network the inputs are the engine's, so its output codes follow from them."""
-    found = explained(made("tiny", bits=4, engine=Int8()), layer)
-    assert [agreement.other for agreement in found.agreements] == ["simulate", "int8"]
+    found = explained(made("tiny", bits=4, engine=engine), layer)
+    assert [agreement.other for agreement in found.agreements] == ["simulate", type(engine).__name__.lower()]
     assert all(agreement.largest <= 1 for agreement in found.agreements)
     assert all(number.engine_code is not None for number in found.numbers)
 
