@@ -15,9 +15,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 import torch
 from configured import composed
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from quant_sweep.load import new_model, plain
@@ -63,18 +65,27 @@ class Command:
 
 
 def documented_commands() -> Iterator[Command]:
-    """Every line in a code block that begins with one of the package's commands; a backslash joins lines."""
+    """Every line in a code block that begins with one of the package's commands; a backslash joins lines, a line
+    NAME="..." is what $NAME stands for from there on."""
     for document in DOCUMENTS:
+        variables: dict[str, str] = {}
         for block in _FENCE.findall(document.read_text() if document.exists() else ""):
             for line in block.replace("\\\n", " ").splitlines():
+                if set_to := re.fullmatch(r'(\w+)="(.*)"', line):
+                    variables[set_to[1]] = set_to[2]
                 if line.startswith("quant-sweep"):
-                    yield Command(document, tuple(shlex.split(line, comments=True)))
+                    typed = Template(line).substitute(variables)
+                    yield Command(document, tuple(shlex.split(typed, comments=True)))
 
 
 def single_values(overrides: list[str]) -> list[str]:
     """Of each axis of a sweep the first value: what one job of it is given."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
     return [
-        re.sub(r"^([\w./@]+)=((?:[\w.-]+,)+[\w.-]+)$", lambda m: f"{m[1]}={m[2].split(',')[0]}", o) for o in overrides
+        f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+        if override.is_sweep_override()
+        else override.input_line
+        for override in parsed
     ]
 
 
