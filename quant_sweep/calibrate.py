@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from quant_sweep.affine import qparams_from_range
 from quant_sweep.errors import InputError
+from quant_sweep.full_precision import full_precision
 from quant_sweep.graph import QuantGraph, insert_at_points
 from quant_sweep.observers import Observer
 from quant_sweep.spec import QParams, QuantSpec
@@ -38,6 +39,7 @@ class Calibration:
 
 
 @torch.no_grad()
+@full_precision()
 def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
     """One float pass.
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quant_sweep.calibrate import Calibration, choose_weight_qparams, observe
 from quant_sweep.engines.simulate import FakeQuantize
 from quant_sweep.errors import InputError
+from quant_sweep.full_precision import full_precision
 from quant_sweep.graph import Fusion, QuantGraph, insert_at_points, put_weights_on_grid
 from quant_sweep.observers import Observer
 from quant_sweep.spec import QParams, QuantSpec
@@ -24,6 +25,7 @@ from quant_sweep.summary import Collector
 
 
 @torch.no_grad()
+@full_precision()
 def calibrate_sequentially(
     graph: QuantGraph,
     batches: Iterable[Tensor],

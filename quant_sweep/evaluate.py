@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_sweep.data import DataSet, ImageSet
+from quant_sweep.full_precision import full_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Evaluation:
 
 
 @torch.inference_mode()
+@full_precision()
 def evaluate(
     network: nn.Module, data: DataSet, images: ImageSet, batch_size: int, device: torch.device | str = "cpu"
 ) -> Evaluation:

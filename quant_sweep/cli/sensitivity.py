@@ -22,7 +22,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.load import load_data, load_model
 from quant_sweep.point import Point, read_point
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
-from quant_sweep.run import QuantizedModel, draw_calibration_images, open_tracker, quantize_model
+from quant_sweep.run import QuantizedModel, calibration_images, open_tracker, quantize_model
 from quant_sweep.scheme import assign_specs
 from quant_sweep.sensitivity import measure_sensitivity, own_sqnr_db
 from quant_sweep.tracking import FinishedRun, Tracker
@@ -55,7 +55,7 @@ def rank_layers(cfg: DictConfig) -> None:
     model = load_model(cfg.model, data)
     specs = assign_specs(model.graph(point.fusion), point.scheme, point.widths)
     chosen = draw_test_images(data, point.settings["images"], cfg.seed)
-    images = draw_calibration_images(data, cfg.calibration.images, cfg.calibration.batch_size, cfg.seed)
+    images = calibration_images(point, data)
     settings = {key: value for key, value in point.contents().items() if key != "images"}
     digests = {"model": model.digest, "data": data.fingerprint, "images": images.digest, "chosen": _digest(chosen)}
     key = content_key({"sensitivity": True, **settings, **digests})

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from quant_sweep.figures import COLOURS, png
 from quant_sweep.report.build import Report, write_files
-from quant_sweep.report.plots import png
 
-_COLOURS = {"weight": "#0072B2", "activation": "#D55E00"}  # Okabe and Ito, as in `plots`
+_COLOURS = {"weight": COLOURS[0], "activation": COLOURS[1]}
 _LABELS = {"weight": "weight alone", "activation": "input alone"}
 _THICKNESS = 0.36  # of a bar, in lines
 _LONGEST_CHART = 60  # lines
