@@ -106,7 +106,8 @@ def test_rounding_twice_on_one_grid_is_rounding_once(bits: int, signed: bool) ->
         tied = replace(scheme, same_grid_around_relu=True)
         same = quantize(twice, bits=bits, observer=MSE(), weight_observer=MinMax(), scheme=tied).network(batch)
     assert torch.equal(same, after)
-    assert not torch.equal(apart, after)
+    if not (signed and bits == 2):  # codes -1, 0 and 1: both sides have the same largest value and so one grid
+        assert not torch.equal(apart, after)
 
 
 def test_the_option_is_true_or_false() -> None:

@@ -66,7 +66,7 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
         (["tracking.url=x"], "tracking.url=x: no such key; allowed are artifacts, experiment, lock_dir, uri"),
         (["data=nonsense"], "data=nonsense: there is none; allowed are cifar10, digits, imagefolder"),
         (["scheme=x"], "scheme=x: there is none; allowed are affine, symmetric"),
-        (["experiment=x"], "experiment=x: there is none; allowed are cifar10, quickstart"),
+        (["experiment=x"], "experiment=x: there is none; allowed are cifar10, original, "),
         (["fusion=x"], "fusion=x: Invalid value 'x', expected one of [none, bn, conv_bn_relu]"),
         (["device=gpu"], "device=gpu: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
         (["force=maybe"], "force=maybe: Value 'maybe' is not a valid bool"),
