@@ -12,10 +12,14 @@ from collections.abc import Callable, Mapping
 Seconds = dict[str, list[float]]
 
 
-def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
-    """Seconds of each contestant in each round, after one turn that does not count; every round begins with another."""
+def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> Seconds:
+    """Seconds of each contestant in each round; every round begins with another.
+
+    Args:
+        warm_up: give everybody one turn before that does not count; needless where a turn takes minutes.
+    """
     names = list(contestants)
-    for name in names:
+    for name in names if warm_up else []:
         contestants[name]()
     seconds: Seconds = {name: [] for name in names}
     for turn in range(rounds):

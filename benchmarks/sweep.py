@@ -49,7 +49,8 @@ def measure(name: str, cifar10: Path, calibration_images: int, test_images: int,
         _LIBRARY: lambda: _library(model, data, batches),
         _LOOP: lambda: _torch_ao(model, data, batches),
     }
-    seconds = alternate(turns, rounds)
+    command.run(["observer=minmax", "bits=8"])  # decodes the images
+    seconds = alternate(turns, rounds, warm_up=False)
     points = command.points()
     save(
         f"sweep_{name}",
