@@ -63,6 +63,9 @@ class Workspace:
             finally:
                 GlobalHydra.instance().clear()
                 logging.getLogger().handlers.clear()  # Hydra's own, which write to this terminal
+                for logger in logging.root.manager.loggerDict.values():  # a database that is set up switches them off
+                    if isinstance(logger, logging.Logger):
+                        logger.disabled = False
                 for cache in CACHES:
                     cache.cache_clear()
         return Outcome(code, out.getvalue(), err.getvalue())
