@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quant_sweep.affine import dequantize, quantize
 from quant_sweep.engines.lowering import NetworkOfCodes
-from quant_sweep.engines.simulate import Simulate
+from quant_sweep.engines.simulate import FakeQuantize
 from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
 from quant_sweep.spec import QParams
 
@@ -62,8 +62,8 @@ def compare_with_simulation(
     comparisons = {name: _CompareThenReplace(qparams[name], codes, name) for name in list(codes)}
     simulation = insert_at_points(graph, comparisons)
     put_weights_on_grid(simulation, graph, qparams)
-    simulation(images)
-    classes, simulated = (run(images).argmax(dim=1) for run in (network, Simulate().build(graph, qparams)))
+    simulation(images)  # uses all codes up
+    classes, simulated = (run(images).argmax(dim=1) for run in (network, simulation))
     return EngineAgreement(
         images=len(images),
         same_class=100.0 * (classes == simulated).to(torch.float64).mean().item(),
@@ -73,14 +73,20 @@ def compare_with_simulation(
 
 
 class _CompareThenReplace(nn.Module):
-    """Compares the codes of what comes with given ones, which it takes out of `codes`, and passes the given ones on."""
+    """Compares the codes of what comes with given ones, which it takes out of `codes`, and passes the given ones on.
+
+    Once they are gone it is the simulation itself.
+    """
 
     def __init__(self, grid: QParams, codes: dict[str, Tensor], name: str) -> None:
         super().__init__()
         self.grid, self.codes, self.name = grid, codes, name
+        self.simulate = FakeQuantize(grid)
         self.largest, self.differing = 0, 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.name not in self.codes:
+            return self.simulate(x)  # type: ignore[no-any-return]
         own = self.codes.pop(self.name)  # not kept: traced modules are freed late
         difference = (quantize(x, self.grid) - own).abs()
         self.largest, self.differing = int(difference.max()), int(difference.count_nonzero())

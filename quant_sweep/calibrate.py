@@ -67,8 +67,15 @@ def choose_qparams(
     Raises:
         InputError: a weight holds NaN or infinity (the message names it).
     """
-    activations = {name: observe(summary, specs[name], observer) for name, summary in calibration.summaries.items()}
-    return activations | choose_weight_qparams(calibration.graph, specs, weight_observer)
+    weights = choose_weight_qparams(calibration.graph, specs, weight_observer)
+    return choose_activation_qparams(calibration, specs, observer) | weights
+
+
+def choose_activation_qparams(
+    calibration: Calibration, specs: Mapping[str, QuantSpec], observer: Observer
+) -> dict[str, QParams]:
+    """Grids for all activations, by tensor name."""
+    return {name: observe(summary, specs[name], observer) for name, summary in calibration.summaries.items()}
 
 
 def choose_weight_qparams(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
@@ -25,13 +28,14 @@ def qparams_table(graph: QuantGraph, qparams: Mapping[str, QParams], summaries: 
     histogram; they are missing where there is none.
     """
     weights = {point.name: graph.module.get_parameter(point.name).detach() for point in graph.weights}
-    frames = [
-        _rows(name, grid, *_weight_errors(weights[name], grid), kind="weight")
+    blocks = [
+        _block(name, grid, *_weight_errors(weights[name], grid), kind="weight")
         if name in weights
-        else _rows(name, grid, *_activation_errors(summaries.get(name), grid), kind="activation")
+        else _block(name, grid, *_activation_errors(summaries.get(name), grid), kind="activation")
         for name, grid in qparams.items()
     ]
-    return pd.concat(frames, ignore_index=True)[COLUMNS]
+    table = pd.DataFrame({column: np.concatenate([block[column] for block in blocks]) for column in COLUMNS})
+    return table.astype({"channel": "Int64"})
 
 
 def _weight_errors(weight: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:
@@ -44,12 +48,22 @@ def _activation_errors(summary: Summary | None, grid: QParams) -> tuple[Tensor |
     return clipped_fraction_of(summary.total, grid), sqnr_db_of(summary.total, grid)
 
 
-def _rows(name: str, grid: QParams, clipped: Tensor | None, sqnr: Tensor | None, kind: str) -> pd.DataFrame:
-    per_channel = grid.scale.dim() == 1
-    columns = {"scale": grid.scale, "zero_point": grid.zero_point, "lo": grid.lo, "hi": grid.hi}
-    frame = pd.DataFrame({key: value.reshape(-1).numpy() for key, value in columns.items()})
-    frame["name"], frame["kind"], frame["bits"] = name, kind, grid.spec.bits
-    frame["channel"] = pd.array(range(len(frame)) if per_channel else [None], dtype="Int64")
-    frame["clipped_fraction"] = None if clipped is None else clipped.reshape(-1).numpy()
-    frame["sqnr_db"] = None if sqnr is None else sqnr.reshape(-1).numpy()
-    return frame
+def _block(
+    name: str, grid: QParams, clipped: Tensor | None, sqnr: Tensor | None, kind: str
+) -> dict[str, npt.NDArray[Any]]:
+    """The rows of one tensor: by column, (channels,) or (1,)."""
+    rows = grid.scale.numel()
+    per_channel, missing = grid.scale.dim() == 1, np.full(rows, np.nan)
+    same = {
+        "name": np.array(name, dtype=object),
+        "kind": np.array(kind, dtype=object),
+        "bits": np.array(grid.spec.bits),
+    }
+    of_channel = {"scale": grid.scale, "zero_point": grid.zero_point, "lo": grid.lo, "hi": grid.hi}
+    errors = {"clipped_fraction": clipped, "sqnr_db": sqnr}
+    return {
+        **{column: np.full(rows, value) for column, value in same.items()},
+        "channel": np.arange(rows, dtype=np.float64) if per_channel else missing,
+        **{column: value.reshape(-1).numpy() for column, value in of_channel.items()},
+        **{column: missing if value is None else value.reshape(-1).numpy() for column, value in errors.items()},
+    }

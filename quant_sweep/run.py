@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from quant_sweep.agreement import compare_with_simulation
-from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
+from quant_sweep.calibrate import Calibration, calibrate, choose_activation_qparams, choose_weight_qparams
 from quant_sweep.calibrate_sequentially import calibrate_sequentially
 from quant_sweep.content_key import content_key, summaries_key
 from quant_sweep.data import CalibrationImages, DataSet, draw_calibration_images
@@ -29,6 +29,7 @@ from quant_sweep.evaluate import Evaluation, evaluate
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.load import LoadedModel, load_data, load_model
 from quant_sweep.model_size import float_megabytes, quantized_megabytes
+from quant_sweep.observers import Observer
 from quant_sweep.point import Point, read_point
 from quant_sweep.qparams_table import qparams_table
 from quant_sweep.scheme import assign_specs
@@ -39,7 +40,9 @@ from quant_sweep.tracking import Recorder, Tracker
 
 log = logging.getLogger(__name__)
 
-_COMPARED_IMAGES = 32  # with which an integer engine is held against the simulation
+# What an integer engine is held against the simulation with, layer by layer: some images, and fewer of a network that
+# makes many codes of each, lest a point of it spend seconds on this.
+_FEWEST_COMPARED, _MOST_COMPARED, _COMPARED_CODES = 8, 32, 2**23
 
 
 def run_point(cfg: DictConfig, sweep: str | None) -> None:
@@ -166,7 +169,10 @@ def quantize_model(
         )
     else:
         calibration = _one_pass(model, point.fusion, images, point.device, point.settings["cache_dir"])
-        qparams = point.scheme.tied(graph, choose_qparams(calibration, specs, point.observer, point.weight_observer))
+        weight_specs = tuple((weight.name, specs[weight.name]) for weight in graph.weights)
+        weights = _weight_qparams(model, point.fusion, weight_specs, point.weight_observer)
+        activations = choose_activation_qparams(calibration, specs, point.observer)
+        qparams = point.scheme.tied(graph, activations | weights)
     seconds = time.perf_counter() - began
     network = point.engine.build(calibration.graph, qparams)
     return QuantizedModel(network, calibration.graph, qparams, calibration.summaries, seconds)
@@ -190,6 +196,14 @@ def _one_pass(
     return Calibration(
         graph, collected_once(key, cache_dir, lambda: calibrate(graph, images.batches(device)).summaries)
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _weight_qparams(
+    model: LoadedModel, fusion: Fusion, specs: tuple[tuple[str, QuantSpec], ...], observer: Observer
+) -> dict[str, QParams]:
+    """The grids of the weights, which all points share that differ in their activations."""
+    return choose_weight_qparams(model.graph(fusion), dict(specs), observer)
 
 
 def _record_result(
@@ -222,7 +236,9 @@ def _record_result(
 
 def _record_agreement(record: Recorder, quantized: QuantizedModel, network: NetworkOfCodes, data: DataSet) -> None:
     """How far an integer engine is from the simulation of the same grids, on the first test images."""
-    images = data.normalize(data.test.images[:_COMPARED_IMAGES])
+    images = data.normalize(data.test.images[:_MOST_COMPARED])
+    codes_an_image = sum(codes.numel() for codes in network.codes(images[:1]).values())
+    images = images[: max(_COMPARED_CODES // max(codes_an_image, 1), _FEWEST_COMPARED)]
     agreement = compare_with_simulation(network, quantized.graph, quantized.qparams, images)
     record.metrics(
         {

@@ -10,6 +10,7 @@ on which products of uint8 and int8 saturate at 16 bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import final
 
@@ -28,14 +29,14 @@ from quant_sweep.engines.lowering import (
     lower,
     why_unsupported,
 )
-from quant_sweep.engines.onednn import Placed, kernel_of, why_not_exact
+from quant_sweep.engines.onednn import Placed, Workers, kernel_of, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
 from quant_sweep.spec import QParams
 
-# Images that pass through the network together: enough to be worth a call of each kernel, and few enough that the
-# largest tensor between two layers stays in the CPU's cache.
-_FEWEST_IMAGES, _MOST_IMAGES, _CACHED_BYTES = 16, 128, 2**23
+# Images that pass through the network together, in each thread: enough to be worth a call of each kernel, and so few
+# that the largest tensor between two layers stays in the CPU's cache.
+_FEWEST_IMAGES, _MOST_IMAGES, _CACHED_BYTES = 16, 64, 2**22
 
 
 @final
@@ -62,6 +63,7 @@ class IntegerNetwork(NetworkOfCodes):
         super().__init__()
         self.float_tensors = lowered.float_tensors
         self._images_at_once: int | None = None  # not known before images are seen
+        self._workers = Workers()
         self._images = lowered.images.name
         self._points = dict(lowered.points)
         self._program = Program(lowered.steps, lambda step, overwrite: kernel_of(step, modules, qparams, overwrite))
@@ -69,8 +71,8 @@ class IntegerNetwork(NetworkOfCodes):
     def forward(self, images: Tensor) -> Tensor:
         if self._images_at_once is None:
             self._images_at_once = self._count_images_that_stay_in_cache(images[:_FEWEST_IMAGES])
-        logits = [self._run(part, lambda _name, _value: None) for part in images.split(self._images_at_once)]
-        return torch.cat(logits)
+        parts = images.tensor_split(_number_of_parts(len(images), self._images_at_once, torch.get_num_threads()))
+        return torch.cat(self._workers.map(lambda part: self._run(part, lambda _name, _value: None), parts))
 
     def _count_images_that_stay_in_cache(self, images: Tensor) -> int:
         sizes = [1]
@@ -87,3 +89,9 @@ class IntegerNetwork(NetworkOfCodes):
         result = self._program.run(self._images, images.cpu(), see)
         assert isinstance(result, Tensor)
         return result.to(images.device)
+
+
+def _number_of_parts(images: int, at_once: int, threads: int) -> int:
+    """Parts of at most `at_once` images, as many for each thread, unless they became too small to be worth it."""
+    rounds = math.ceil(images / (at_once * threads))
+    return max(math.ceil(images / at_once), min(rounds * threads, images // _FEWEST_IMAGES), 1)

@@ -1,0 +1,50 @@
+"""Threads that share out the images, where torch would share out each layer.
+
+A layer of a few images is little work: the threads that share it wait for each other at the end of each of a network's
+many layers. Threads that take images of their own wait once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+
+@final
+class Workers:
+    """As many threads as torch computes with, each of which computes alone. They start when they are first needed."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
+        return Workers()
+
+    def map(self, function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+        """[function(part) for part in parts]; a single part is computed with all threads together."""
+        threads = torch.get_num_threads()
+        if threads == 1 or len(parts) == 1:
+            return [function(part) for part in parts]
+        self._pool = self._pool or _threads_that_compute_alone(threads)
+        return list(self._pool.map(function, parts))
+
+
+def _threads_that_compute_alone(count: int) -> ThreadPoolExecutor:
+    ready = Barrier(count + 1)
+
+    def compute_alone() -> None:
+        torch.get_num_threads()  # a thread takes the number of the process when torch first meets it, not later
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, initializer=compute_alone)
+    for _ in range(count):
+        pool.submit(int)  # a thread is started only when there is something to do
+    ready.wait()
+    torch.set_num_threads(count)  # the threads have set their own number, and that of all threads yet to come
+    return pool
