@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, write results/*.json, and the page from them."""
+"""`python -m benchmarks`: measure, write results/<CPU>/*.json, and the page from them."""
 
 from __future__ import annotations
 

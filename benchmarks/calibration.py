@@ -26,7 +26,7 @@ _OURS = "one pass for all observers"
 
 @torch.no_grad()
 def measure(name: str, batch_size: int, batches: int, rounds: int) -> None:
-    """Write results/calibration_<name>.json."""
+    """Write results/<CPU>/calibration_<name>.json."""
     model = subjects.network(name)
     parts = subjects.images(batch_size * batches).split(batch_size)
     graph = quantizable(model, Fusion.conv_bn_relu)

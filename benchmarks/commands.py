@@ -23,24 +23,28 @@ BITS = (8, 6, 5, 4, 3)
 
 @dataclass
 class SweepCommand:
-    """`quant-sweep -m` over one network and one image folder; each call starts from nothing but decoded images."""
+    """`quant-sweep -m` over one network and one image folder; each call starts from nothing but decoded images.
+
+    And in a new folder: MLflow keeps a database open that it has read, and would read it again after it was deleted.
+    """
 
     network: str
     root: Path  # cifar10/train/<class>/*, cifar10/test/<class>/*
     calibration_images: int
     folder: Path = field(default_factory=lambda: Path(mkdtemp(prefix="quant_sweep_")))
+    _place: Path = field(init=False)  # where the last sweep ran
 
     def __post_init__(self) -> None:
         write_checkpoint(self.folder / "weights.safetensors", subjects.network(self.network).state_dict(), {})
 
     def run(self, axes: Iterable[str]) -> float:
         """Sweep over `axes`, as `bits=8,4`; returns the peak of its resident memory in MiB."""
-        for leftover in ("mlruns", "cache/summaries"):
-            shutil.rmtree(self.folder / leftover, ignore_errors=True)
+        shutil.rmtree(self.folder / "cache" / "summaries", ignore_errors=True)
+        self._place = Path(mkdtemp(dir=self.folder))
         command = [Path(sys.executable).with_name("quant-sweep"), "-m", f"model={self.network}", *axes]
         command += [f"model.checkpoint={self.folder}/weights.safetensors", f"cache_dir={self.folder}/cache"]
         command += ["data=imagefolder", f"data.root={self.root}", f"calibration.images={self.calibration_images}"]
-        process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=self._place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise RuntimeError(f"{' '.join(map(str, command))}: status {status}")
@@ -48,8 +52,7 @@ class SweepCommand:
 
     def points(self) -> pd.DataFrame:
         """The runs that the last sweep recorded."""
-        mlruns = self.folder / "mlruns"
-        runs = read_runs(f"sqlite:///{mlruns}/mlflow.db", "quant_sweep")
+        runs = read_runs(f"sqlite:///{self._place}/mlruns/mlflow.db", "quant_sweep")
         return runs[(runs["kind"] == "point") & (runs["status"] == "finished")]
 
 

@@ -27,7 +27,7 @@ _COMPARISONS = [  # slower, faster
 
 @torch.inference_mode()
 def measure(name: str, rounds: int) -> None:
-    """Write results/evaluation_<name>.json."""
+    """Write results/<CPU>/evaluation_<name>.json."""
     count = _IMAGES.get(name, _IMAGES_OTHERWISE)
     batch = subjects.images(count)
     turns, sizes, missing = {}, {}, {}

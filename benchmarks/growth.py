@@ -26,7 +26,7 @@ _DEPTHS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
 
 def measure_points(name: str, cifar10: Path, test_images: int, most: int, rounds: int) -> None:
-    """Write results/growth_points_<name>.json: seconds of the command for 1, 5, 25, ... points."""
+    """Write results/<CPU>/growth_points_<name>.json: seconds of the command for 1, 5, 25, ... points."""
     command = SweepCommand(name, few_images(cifar10, 256, test_images), 256)
     command.run(_POINTS[1])  # decodes the images
     counts = [count for count in _POINTS if count <= most]
@@ -57,7 +57,7 @@ def measure_points(name: str, cifar10: Path, test_images: int, most: int, rounds
 
 @torch.no_grad()
 def measure_images(rounds: int) -> None:
-    """Write results/growth_images.json: calibration and evaluation of resnet20 against their numbers of images."""
+    """Write results/<CPU>/growth_images.json: calibration and evaluation of resnet20 against numbers of images."""
     calibration = subjects.calibrated(subjects.network("resnet20"))
     network = quantize(calibration, bits=4, observer=MinMax(), engine=Int8()).network
     images = subjects.images(8192)
@@ -83,7 +83,7 @@ def measure_images(rounds: int) -> None:
 
 @torch.no_grad()
 def measure_depth(rounds: int) -> None:
-    """Write results/growth_depth.json: images per second of the integer engine from resnet20 to resnet110."""
+    """Write results/<CPU>/growth_depth.json: images per second of the integer engine from resnet20 to resnet110."""
     images = subjects.images(1024)
     networks = {}
     for name in _DEPTHS:

@@ -25,7 +25,7 @@ _REPETITIONS = 10
 
 @torch.inference_mode()
 def measure(name: str, rounds: int) -> None:
-    """Write results/limit_<name>.json."""
+    """Write results/<CPU>/limit_<name>.json."""
     calibration = subjects.calibrated(subjects.network(name))
     quantized = quantize(calibration, bits=4, observer=MinMax(), engine=Int8())
     modules = dict(calibration.graph.module.named_modules())

@@ -12,7 +12,7 @@ _ENGINES = ("int8", "simulate")
 
 
 def measure(name: str, cifar10: Path) -> None:
-    """Write results/memory_<name>.json: MiB at the peak, calibration and evaluation both in batches of 256."""
+    """Write results/<CPU>/memory_<name>.json: MiB at the peak, calibration and evaluation both in batches of 256."""
     peaks = {}
     for calibration_images in (512, 2048):
         root = few_images(cifar10, calibration_images, 512)

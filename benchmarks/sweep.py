@@ -37,7 +37,7 @@ _LOOP = "a loop with torch.ao"
 
 
 def measure(name: str, cifar10: Path, calibration_images: int, test_images: int, rounds: int) -> None:
-    """Write results/sweep_<name>.json."""
+    """Write results/<CPU>/sweep_<name>.json."""
     root = few_images(cifar10, calibration_images, test_images)
     command = SweepCommand(name, root, calibration_images)
     data = _data(root, command.folder / "cache")

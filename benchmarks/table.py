@@ -1,4 +1,4 @@
-"""benchmarks/README.md from benchmarks/results/*.json."""
+"""benchmarks/README.md from benchmarks/results/*/*.json."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.result import RESULTS, load
+from benchmarks.result import results
 
 _PAGE = Path(__file__).parent / "README.md"
 _INTRODUCTION = """# Benchmarks
 
 Everything that is compared ran in one process or strictly by turns; a ratio is taken within a round. The median is
 given and, in brackets, the smallest and largest round. The machines are shared: trust the ratios, not the speeds.
+What was measured on several CPUs stands here several times.
 
 ```
 make bench CIFAR10=FOLDER     # all of it, hours; FOLDER/train/<class>/* and FOLDER/test/<class>/* hold CIFAR-10
@@ -26,11 +27,8 @@ This page is made by `python -m benchmarks table` from the files in `results/`.
 
 def write() -> None:
     """Write the page from whatever was measured."""
-    names = sorted(path.stem for path in RESULTS.glob("*.json"))
-    parts = [_INTRODUCTION]
-    for prefix, section in _SECTIONS.items():
-        parts += [section(load(name)) for name in names if name.startswith(prefix)]
-    _PAGE.write_text("\n".join(parts))
+    sections = [section(result) for prefix, section in _SECTIONS.items() for result in results(prefix)]
+    _PAGE.write_text("\n".join([_INTRODUCTION, *sections]))
     print(f"wrote {_PAGE}")
 
 
