@@ -54,15 +54,12 @@ def _block(
     """The rows of one tensor: by column, (channels,) or (1,)."""
     rows = grid.scale.numel()
     per_channel, missing = grid.scale.dim() == 1, np.full(rows, np.nan)
-    same = {
-        "name": np.array(name, dtype=object),
-        "kind": np.array(kind, dtype=object),
-        "bits": np.array(grid.spec.bits),
-    }
     of_channel = {"scale": grid.scale, "zero_point": grid.zero_point, "lo": grid.lo, "hi": grid.hi}
     errors = {"clipped_fraction": clipped, "sqnr_db": sqnr}
     return {
-        **{column: np.full(rows, value) for column, value in same.items()},
+        "name": np.full(rows, name, dtype=object),
+        "kind": np.full(rows, kind, dtype=object),
+        "bits": np.full(rows, grid.spec.bits),
         "channel": np.arange(rows, dtype=np.float64) if per_channel else missing,
         **{column: value.reshape(-1).numpy() for column, value in of_channel.items()},
         **{column: missing if value is None else value.reshape(-1).numpy() for column, value in errors.items()},
