@@ -1,4 +1,10 @@
-"""A runnable network and images -> predictions, accuracy, seconds."""
+"""A runnable network and images -> predictions, accuracy, seconds.
+
+On a CPU the threads take images of their own through a network of codes, normalisation included: what one thread
+computes in between leaves the others to spin. In a float network they share each layer, which is as fast, and asks
+nothing of a person's own module, which may not be made for several threads; it is given as many images as stay in the
+cache.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from quant_sweep.data import DataSet, ImageSet
+from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.full_precision import full_precision
+from quant_sweep.in_cache import images_that_stay_in_cache
+from quant_sweep.workers import Workers, in_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +59,6 @@ class Evaluation:
         return 100.0 * (self.predictions == other.predictions).to(torch.float64).mean().item()
 
 
-@torch.inference_mode()
 @full_precision()
 def evaluate(
     network: nn.Module, data: DataSet, images: ImageSet, batch_size: int, device: torch.device | str = "cpu"
@@ -61,17 +69,26 @@ def evaluate(
         network: normalised images to logits; is moved to `device`.
         data: knows the normalisation.
         images: what to predict.
-        batch_size: images per forward pass.
+        batch_size: most images per forward pass.
 
     Raises:
         FloatingPointError: a logit is NaN, which no argmax may turn into a class.
     """
     network = network.to(device)
-    predictions = []
-    began = time.perf_counter()
-    for batch in images.images.split(batch_size):
-        logits = network(data.normalize(batch.to(device)))
+
+    @torch.inference_mode()
+    def classes(pixels: Tensor) -> Tensor:
+        logits = network(data.normalize(pixels.to(device)))
         if bool(logits.isnan().any()):
             raise FloatingPointError("evaluation: the network returned NaN logits")
-        predictions.append(logits.argmax(dim=1).cpu())
+        predicted: Tensor = logits.argmax(dim=1)
+        return predicted.cpu()
+
+    began = time.perf_counter()
+    if isinstance(network, NetworkOfCodes):
+        predictions = Workers().map(classes, in_parts(images.images, batch_size))
+    else:
+        if torch.device(device).type == "cpu":
+            batch_size = min(batch_size, images_that_stay_in_cache(network, data.normalize(images.images[:1])))
+        predictions = [classes(part) for part in images.images.split(batch_size)]
     return Evaluation(torch.cat(predictions), images.labels, time.perf_counter() - began)

@@ -10,7 +10,6 @@ on which products of uint8 and int8 saturate at 16 bits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import final
 
@@ -29,14 +28,15 @@ from quant_sweep.engines.lowering import (
     lower,
     why_unsupported,
 )
-from quant_sweep.engines.onednn import Placed, Workers, kernel_of, why_not_exact
+from quant_sweep.engines.onednn import Placed, kernel_of, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
 from quant_sweep.spec import QParams
+from quant_sweep.workers import FEWEST_IMAGES, Workers, in_parts
 
 # Images that pass through the network together, in each thread: enough to be worth a call of each kernel, and so few
 # that the largest tensor between two layers stays in the CPU's cache.
-_FEWEST_IMAGES, _MOST_IMAGES, _CACHED_BYTES = 16, 64, 2**22
+_MOST_IMAGES, _CACHED_BYTES = 64, 2**22
 
 
 @final
@@ -69,15 +69,18 @@ class IntegerNetwork(NetworkOfCodes):
         self._program = Program(lowered.steps, lambda step, overwrite: kernel_of(step, modules, qparams, overwrite))
 
     def forward(self, images: Tensor) -> Tensor:
-        if self._images_at_once is None:
-            self._images_at_once = self._count_images_that_stay_in_cache(images[:_FEWEST_IMAGES])
-        parts = images.tensor_split(_number_of_parts(len(images), self._images_at_once, torch.get_num_threads()))
+        parts = in_parts(images, self._images_that_stay_in_cache(images[:FEWEST_IMAGES]))
         return torch.cat(self._workers.map(lambda part: self._run(part, lambda _name, _value: None), parts))
 
-    def _count_images_that_stay_in_cache(self, images: Tensor) -> int:
-        sizes = [1]
-        self._run(images, lambda _name, value: sizes.append(value.nbytes) if isinstance(value, Tensor) else None)
-        return min(max(_CACHED_BYTES * len(images) // max(sizes), _FEWEST_IMAGES), _MOST_IMAGES)
+    def _images_that_stay_in_cache(self, images: Tensor) -> int:
+        """Found by a first run, which packs the weights too: the first thread to come does it for all."""
+        with self._workers.turn:
+            if self._images_at_once is None:
+                sizes = [1]
+                self._run(images, lambda _, value: sizes.append(value.nbytes) if isinstance(value, Tensor) else None)
+                stay = _CACHED_BYTES * len(images) // max(sizes)
+                self._images_at_once = min(max(stay, FEWEST_IMAGES), _MOST_IMAGES)
+            return self._images_at_once
 
     def codes(self, images: Tensor) -> dict[str, Tensor]:
         return codes_by_point(
@@ -89,9 +92,3 @@ class IntegerNetwork(NetworkOfCodes):
         result = self._program.run(self._images, images.cpu(), see)
         assert isinstance(result, Tensor)
         return result.to(images.device)
-
-
-def _number_of_parts(images: int, at_once: int, threads: int) -> int:
-    """Parts of at most `at_once` images, as many for each thread, unless they became too small to be worth it."""
-    rounds = math.ceil(images / (at_once * threads))
-    return max(math.ceil(images / at_once), min(rounds * threads, images // _FEWEST_IMAGES), 1)

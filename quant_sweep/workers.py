@@ -6,26 +6,36 @@ many layers. Threads that take images of their own wait once, at the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-from typing import Any, final
+from threading import Barrier, Lock
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
 
+# Fewer images are not worth the calls that a network makes for them.
+FEWEST_IMAGES = 16
+_Result = TypeVar("_Result")
+
 
 @final
 class Workers:
-    """As many threads as torch computes with, each of which computes alone. They start when they are first needed."""
+    """As many threads as torch computes with, each of which computes alone. They start when they are first needed.
+
+    Attributes:
+        turn: to be held while something is made that all threads use.
+    """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+        self.turn = Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
         return Workers()
 
-    def map(self, function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    def map(self, function: Callable[[Tensor], _Result], parts: Sequence[Tensor]) -> list[_Result]:
         """[function(part) for part in parts]; a single part is computed with all threads together."""
         threads = torch.get_num_threads()
         if threads == 1 or len(parts) == 1:
@@ -48,3 +58,13 @@ def _threads_that_compute_alone(count: int) -> ThreadPoolExecutor:
     ready.wait()
     torch.set_num_threads(count)  # the threads have set their own number, and that of all threads yet to come
     return pool
+
+
+def in_parts(images: Tensor, at_once: int) -> tuple[Tensor, ...]:
+    """Parts of at most `at_once` images, as many for each thread, unless they became too small to be worth it."""
+    return images.tensor_split(_number_of_parts(len(images), at_once, torch.get_num_threads()))
+
+
+def _number_of_parts(images: int, at_once: int, threads: int) -> int:
+    rounds = math.ceil(images / (at_once * threads))
+    return max(math.ceil(images / at_once), min(rounds * threads, images // FEWEST_IMAGES), 1)

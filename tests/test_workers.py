@@ -11,11 +11,12 @@ from small_networks import cifar_resnet20, images
 
 from quant_sweep.calibrate import calibrate
 from quant_sweep.engines import Int8
-from quant_sweep.engines.int8 import _FEWEST_IMAGES, IntegerNetwork, _number_of_parts
-from quant_sweep.engines.onednn import Workers, why_not_exact
+from quant_sweep.engines.int8 import IntegerNetwork
+from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.graph import Fusion, quantizable
 from quant_sweep.observers import MinMax
 from quant_sweep.quantize import quantize
+from quant_sweep.workers import FEWEST_IMAGES, Workers, _number_of_parts
 
 
 @pytest.fixture(autouse=True)
@@ -70,11 +71,11 @@ def test_what_fails_in_a_thread_fails(network: IntegerNetwork) -> None:
         network(batch)
 
 
-@given(images=st.integers(0, 5000), at_once=st.integers(_FEWEST_IMAGES, 64), threads=st.integers(1, 64))
+@given(images=st.integers(0, 5000), at_once=st.integers(FEWEST_IMAGES, 64), threads=st.integers(1, 64))
 def test_parts_are_neither_too_large_nor_needlessly_small(images: int, at_once: int, threads: int) -> None:
     parts = _number_of_parts(images, at_once, threads)
     sizes = [len(part) for part in torch.empty(images).tensor_split(parts)]
     assert max(sizes) <= at_once
-    assert min(sizes) >= min(images, _FEWEST_IMAGES // 2)
-    if images >= threads * _FEWEST_IMAGES:
-        assert parts % threads == 0 or min(sizes) < 2 * _FEWEST_IMAGES
+    assert min(sizes) >= min(images, FEWEST_IMAGES // 2)
+    if images >= threads * FEWEST_IMAGES:
+        assert parts % threads == 0 or min(sizes) < 2 * FEWEST_IMAGES
