@@ -17,10 +17,12 @@ from benchmarks.result import save
 from quant_sweep import observers
 from quant_sweep.calibrate import calibrate, choose_qparams
 from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.in_cache import images_that_stay_in_cache
 from quant_sweep.observers import MinMax
 from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
 
 _PLAIN = "plain float32 forward"
+_IN_CACHE = "plain float32 forward, as many images at once as stay in the cache"
 _OURS = "one pass for all observers"
 
 
@@ -29,9 +31,11 @@ def measure(name: str, batch_size: int, batches: int, rounds: int) -> None:
     """Write results/<CPU>/calibration_<name>.json."""
     model = subjects.network(name)
     parts = subjects.images(batch_size * batches).split(batch_size)
+    at_once = images_that_stay_in_cache(model, parts[0][:1], cached_bytes=2**21, fewest=8)  # as `evaluate` does
     graph = quantizable(model, Fusion.conv_bn_relu)
     passes: dict[str, Callable[[], object]] = {
         _PLAIN: lambda: [model(batch) for batch in parts],
+        _IN_CACHE: lambda: [model(few) for batch in parts for few in batch.split(at_once)],
         _OURS: lambda: calibrate(graph, parts),
         "torch.ao HistogramObserver": lambda: _torch_ao(model, parts),
         "Brevitas": lambda: _brevitas(model, parts),

@@ -3,26 +3,33 @@
 `calibrate` runs the float network once over the calibration images and leaves a summary of every tensor that will be
 quantized; `choose_qparams` then answers any observer at any bit width from them. The original study's way, where the
 answer for a tensor depends on the grids chosen upstream, is in `calibrate_sequentially.py`.
+
+On a CPU each thread takes some images of a batch through the network and counts what they leave: histograms of parts
+merge exactly, and counting a tensor while it is in the cache costs little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from quant_sweep.affine import qparams_from_range
 from quant_sweep.errors import InputError
 from quant_sweep.full_precision import full_precision
 from quant_sweep.graph import QuantGraph, insert_at_points
+from quant_sweep.in_cache import images_that_stay_in_cache
 from quant_sweep.observers import Observer
 from quant_sweep.spec import QParams, QuantSpec
 from quant_sweep.summary import Collector, Summary, summarize_channels
+from quant_sweep.workers import FEWEST_IMAGES, Workers
 
 # A channel of a weight has few values, so few bins already part them.
 _WEIGHT_BINS = 1024
+# Of what a layer makes of the images that each thread takes through the network together.
+_CACHED_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,25 @@ def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
         InputError: there is no batch, or a tensor holds NaN or infinity (the message names it).
     """
     recorders = {point.name: _Record(point.name) for point in graph.activations}
-    network: fx.GraphModule | None = None
+    network: Callable[[Tensor], object] | None = None
+    workers, at_once = Workers(), 1
     for batch in batches:
         if network is None:
-            network = insert_at_points(graph, recorders).to(batch.device)
-        network(batch)
+            network = torch.no_grad()(
+                insert_at_points(graph, recorders).to(batch.device)
+            )  # threads begin with gradients
+            at_once = _images_at_once(graph, batch)
+        workers.map(network, batch.split(at_once))
+        for recorder in recorders.values():
+            recorder.collector.end_batch()
     return Calibration(graph, {name: recorder.collector.summary() for name, recorder in recorders.items()})
+
+
+def _images_at_once(graph: QuantGraph, batch: Tensor) -> int:
+    """Independent of the number of threads, so that they do not change what is summed in which order."""
+    if batch.device.type != "cpu" or len(batch) == 0:
+        return max(len(batch), 1)
+    return images_that_stay_in_cache(graph.module, batch[:1], _CACHED_BYTES, FEWEST_IMAGES)
 
 
 def choose_qparams(
@@ -115,7 +135,7 @@ class _Record(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         try:
-            self.collector.update(x)
+            self.collector.add(x)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error
         return x

@@ -20,6 +20,9 @@ from quant_sweep.full_precision import full_precision
 from quant_sweep.in_cache import images_that_stay_in_cache
 from quant_sweep.workers import Workers, in_parts
 
+# Of a float network, whose layers all threads share: about the second-level cache of two cores.
+_CACHED_BYTES, _FEWEST_IMAGES = 2**21, 8
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -89,6 +92,7 @@ def evaluate(
         predictions = Workers().map(classes, in_parts(images.images, batch_size))
     else:
         if torch.device(device).type == "cpu":
-            batch_size = min(batch_size, images_that_stay_in_cache(network, data.normalize(images.images[:1])))
+            first = data.normalize(images.images[:1])
+            batch_size = min(batch_size, images_that_stay_in_cache(network, first, _CACHED_BYTES, _FEWEST_IMAGES))
         predictions = [classes(part) for part in images.images.split(batch_size)]
     return Evaluation(torch.cat(predictions), images.labels, time.perf_counter() - began)

@@ -11,6 +11,7 @@ All fields have a leading axis `channels`; a tensor that is observed as a whole 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -128,9 +129,11 @@ def _count(values: Tensor, exponent: Tensor, first: Tensor, bins: int, signed: b
     """How many values lie in each bin, int64 (channels, bins); `signed` if a value is below 0."""
     channels, length = values.shape
     at_once = length if values.is_cuda else min(length, max(1, _VALUES_IN_CACHE // channels))
-    sets = _SETS_OF_BINS if channels == 1 else 1
-    begin = torch.arange(channels)[:, None] * bins + torch.arange(at_once) % sets * bins - first[:, None]
-    begin = begin.to(values.device, torch.int32)  # index of the bin of 0.0, (channels, at_once)
+    by_turns = channels == 1 and not values.is_cuda
+    sets = _SETS_OF_BINS if by_turns else 1
+    # Index of the bin of 0.0, int32 (1, at_once) or (channels, 1).
+    begin = _turns(at_once, bins) if by_turns else (torch.arange(channels, dtype=torch.int32) * bins)[:, None]
+    begin = (begin - first.to(torch.int32)[:, None]).to(values.device)
     inverse_width = _inverse_width(exponent)[:, None].to(values.device)
     may_underflow = signed and bool((exponent > 0).any())
     counts = torch.zeros(sets * channels * bins, dtype=torch.int64, device=values.device)
@@ -139,9 +142,15 @@ def _count(values: Tensor, exponent: Tensor, first: Tensor, bins: int, signed: b
         index = (scaled.floor_() if signed else scaled).to(torch.int32)
         if may_underflow:  # a tiny negative value becomes -0.0, which floor leaves
             index -= ((part < 0) & (index == 0)).to(torch.int32)
-        index += begin[:, : part.shape[1]]
+        index += begin[:, : part.shape[1]] if by_turns else begin
         counts += torch.bincount(index.flatten(), minlength=len(counts))
     return counts.reshape(sets, channels, bins).sum(dim=0).cpu()
+
+
+@functools.lru_cache(maxsize=8)
+def _turns(length: int, bins: int) -> Tensor:
+    """Where each value's set of bins begins, int32 (1, length): they take turns."""
+    return (torch.arange(length, dtype=torch.int32) % _SETS_OF_BINS * bins)[None]
 
 
 def _smallest_exponent(lo: Tensor, hi: Tensor, bins: int) -> Tensor:

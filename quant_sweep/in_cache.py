@@ -10,19 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# About the second-level cache of two cores; more images gain nothing, for each layer is shared out among the threads.
-_CACHED_BYTES = 2**21
-# Below, reading the weights costs more than the cache gains.
-_FEWEST_IMAGES = 8
-
 
 @torch.no_grad()
-def images_that_stay_in_cache(network: nn.Module, images: Tensor) -> int:
-    """How many images fill the cache with the largest tensor that a layer makes of them, at least 8.
+def images_that_stay_in_cache(network: nn.Module, images: Tensor, cached_bytes: int, fewest: int) -> int:
+    """How many images fill the cache with the largest tensor that a layer makes of them.
 
     Args:
         network: is run once.
-        images: one image or a few, float32 (n, channels, height, width).
+        images: one image or a few, float32 (n, channels, height, width), n >= 1.
+        cached_bytes: what the cache holds of such a tensor.
+        fewest: what is returned at least, for below it reading the weights costs more than the cache gains.
     """
     largest = images.nbytes
 
@@ -37,4 +34,4 @@ def images_that_stay_in_cache(network: nn.Module, images: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(_CACHED_BYTES * len(images) // largest, _FEWEST_IMAGES)
+    return max(cached_bytes * len(images) // largest, fewest)

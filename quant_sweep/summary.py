@@ -5,6 +5,7 @@ Two numbers of each batch are kept for ever, its histogram only until 64 others 
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from dataclasses import dataclass
 
@@ -42,19 +43,25 @@ class Summary:
 class Collector:
     """Accumulates batches of one tensor; `summary` finishes.
 
-    Activations are observed per tensor (one channel). Call `update` once per batch. Between two batches it holds on to
-    few and large pieces of memory, and to plain numbers: small tensors that stay between the large ones which come and
-    go in every batch leave holes that these no longer fit into, and the heap grew by 100 MB a batch.
+    Activations are observed per tensor (one channel). Between two batches it holds on to few and large pieces of
+    memory, and to plain numbers: small tensors that stay between the large ones which come and go in every batch leave
+    holes that these no longer fit into, and the heap grew by 100 MB a batch.
     """
 
     def __init__(self, bins: int = DEFAULT_BINS) -> None:
         self.bins = bins
         self._total: Histogram | None = None
+        self._parts: list[Histogram] = []  # of the batch that is coming in
         self._batches: list[tuple[float, float, int, int]] = []  # lo, hi, exponent, first
         self._counts: deque[Tensor] = deque(maxlen=2)  # of as many batches each as are kept, int64 (_RECENT, 1, bins)
 
     def update(self, values: Tensor) -> None:
-        """Add a batch.
+        """Add a whole batch; see `add`."""
+        self.add(values)
+        self.end_batch()
+
+    def add(self, values: Tensor) -> None:
+        """Add a part of a batch. The parts may come in any order, and from several threads at once.
 
         Args:
             values: float32, any shape.
@@ -62,7 +69,12 @@ class Collector:
         Raises:
             InputError: values are empty, NaN or infinite.
         """
-        batch = Histogram.of(_flat(values.detach())[None, :], self.bins)
+        self._parts.append(Histogram.of(_flat(values.detach())[None, :], self.bins))
+
+    def end_batch(self) -> None:
+        """The parts added since the last call are a batch: at least one."""
+        batch = functools.reduce(Histogram.merge, self._parts)
+        self._parts = []
         self._total = batch if self._total is None else self._total.merge(batch)
         place = len(self._batches) % _RECENT
         if place == 0:

@@ -1,5 +1,6 @@
 """One float pass: its summaries are those of plain hooks, and its grids those of the observers."""
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from quant_sweep import observers
 from quant_sweep.affine import qparams_from_range
 from quant_sweep.calibrate import calibrate, choose_qparams, choose_weight_qparams, observe
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, insert_at_points, quantizable
+from quant_sweep.histogram import Histogram
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantize import quantize
 from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
@@ -61,6 +63,40 @@ def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> N
         edges = summary.total.edges[0]
         inside = [int(((total >= lo) & (total < hi)).sum()) for lo, hi in itertools.pairwise(edges[::512].tolist())]
         assert summary.total.counts[0].reshape(-1, 512).sum(dim=1).tolist() == inside
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_batch_in_parts_is_one_batch(threads: int) -> None:
+    """40 images are taken apart; `images` that fill the cache go by the largest tensor, 16 at least."""
+    graph, batches = quantizable(tiny(), Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
+    received: dict[str, list[Histogram]] = {}
+
+    class Count(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            received.setdefault(self.name, []).append(Histogram.of(x.reshape(1, -1)))
+            return x
+
+    network = insert_at_points(graph, {point.name: Count(point.name) for point in graph.activations})
+    with torch.no_grad():
+        for image in torch.cat(batches):
+            network(image[None])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        summaries = calibrate(graph, batches).summaries
+    finally:
+        torch.set_num_threads(before)
+    for name, histograms in received.items():
+        for kept, expected in zip(summaries[name].recent, (histograms[:40], histograms[40:]), strict=True):
+            together = functools.reduce(Histogram.merge, expected)
+            assert torch.equal(kept.total, together.total)
+            torch.testing.assert_close((kept.lo, kept.hi), (together.lo, together.hi))
+    values = torch.cat(batches)
+    assert torch.equal(summaries["input"].total.counts, Histogram.of(values.reshape(1, -1)).counts)
 
 
 @settings(max_examples=10)
@@ -177,7 +213,8 @@ _RESIDENT_MB_BY_BATCH = """
 import resource, torch
 from pathlib import Path
 from quant_sweep.calibrate import calibrate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, insert_at_points, quantizable
+from quant_sweep.histogram import Histogram
 from quant_sweep.models import resnet20
 
 def batches():

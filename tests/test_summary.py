@@ -25,6 +25,19 @@ def test_total_and_batches(images: Tensor) -> None:
     assert (summary.total.lo, summary.total.hi) == (images.min(), images.max())
 
 
+def test_parts_of_a_batch_are_one_batch_in_any_order(images: Tensor) -> None:
+    whole, parts = Collector(bins=64), Collector(bins=64)
+    for batch in (images, images * 3):
+        whole.update(batch)
+        for part in (batch[4:], batch[:1], batch[1:4]):
+            parts.add(part)
+        parts.end_batch()
+    for kept, expected in zip(parts.summary().recent, whole.summary().recent, strict=True):
+        assert torch.equal(kept.counts, expected.counts)
+        assert torch.equal(kept.exponent, expected.exponent)
+    assert torch.equal(parts.summary().total.counts, whole.summary().total.counts)
+
+
 def test_memory_layout_does_not_matter(images: Tensor) -> None:
     plain, channels_last, strided = Collector(), Collector(), Collector()
     plain.update(images)
