@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.affine import dequantize, quantize
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.engines.simulate import FakeQuantize
 from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
@@ -49,20 +48,21 @@ class EngineAgreement:
 
 @torch.no_grad()
 def compare_with_simulation(
-    network: NetworkOfCodes, graph: QuantGraph, qparams: Mapping[str, QParams], images: Tensor
+    network: NetworkOfCodes, graph: QuantGraph, qparams: Mapping[str, QParams], images: Tensor, codes_of: int
 ) -> EngineAgreement:
     """Hold a network of integers against `Simulate` on some images.
 
     Args:
         network: built from `graph` and `qparams`.
-        images: normalised, float32 (n, channels, height, width), on the CPU; n >= 1.
+        images: normalised, float32 (n, channels, height, width), on the CPU; n >= 1. Their classes are compared.
+        codes_of: and of so many of them each code, layer by layer; >= 1.
     """
-    codes = network.codes(images)
+    codes = network.codes(images[:codes_of])
     compared = sum(own.numel() for own in codes.values())
     comparisons = {name: _CompareThenReplace(qparams[name], codes, name) for name in list(codes)}
     simulation = insert_at_points(graph, comparisons)
     put_weights_on_grid(simulation, graph, qparams)
-    simulation(images)  # uses all codes up
+    simulation(images[:codes_of])  # uses all codes up
     classes, simulated = (run(images).argmax(dim=1) for run in (network, simulation))
     return EngineAgreement(
         images=len(images),
@@ -80,14 +80,14 @@ class _CompareThenReplace(nn.Module):
 
     def __init__(self, grid: QParams, codes: dict[str, Tensor], name: str) -> None:
         super().__init__()
-        self.grid, self.codes, self.name = grid, codes, name
-        self.simulate = FakeQuantize(grid)
+        self.codes, self.name = codes, name
+        self.simulate, self.zero_point = FakeQuantize(grid), int(grid.zero_point)
         self.largest, self.differing = 0, 0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.name not in self.codes:
             return self.simulate(x)  # type: ignore[no-any-return]
-        own = self.codes.pop(self.name)  # not kept: traced modules are freed late
-        difference = (quantize(x, self.grid) - own).abs()
-        self.largest, self.differing = int(difference.max()), int(difference.count_nonzero())
-        return dequantize(own, self.grid)
+        own = self.codes.pop(self.name).to(torch.float32).sub_(self.zero_point)  # popped: traced modules are freed late
+        difference = self.simulate.codes(x).sub_(own)
+        self.largest, self.differing = int(max(map(abs, difference.aminmax()))), int(difference.count_nonzero())
+        return own.mul_(self.simulate.scale)

@@ -40,8 +40,8 @@ from quant_sweep.tracking import Recorder, Tracker
 
 log = logging.getLogger(__name__)
 
-# What an integer engine is held against the simulation with, layer by layer: some images, and fewer of a network that
-# makes many codes of each, lest a point of it spend seconds on this.
+# What an integer engine is held against the simulation with: the classes of some images, and of as many of them each
+# code as this many codes allow, lest a point of a large network spend seconds on it.
 _FEWEST_COMPARED, _MOST_COMPARED, _COMPARED_CODES = 8, 32, 2**23
 
 
@@ -238,8 +238,9 @@ def _record_agreement(record: Recorder, quantized: QuantizedModel, network: Netw
     """How far an integer engine is from the simulation of the same grids, on the first test images."""
     images = data.normalize(data.test.images[:_MOST_COMPARED])
     codes_an_image = sum(codes.numel() for codes in network.codes(images[:1]).values())
-    images = images[: max(_COMPARED_CODES // max(codes_an_image, 1), _FEWEST_COMPARED)]
-    agreement = compare_with_simulation(network, quantized.graph, quantized.qparams, images)
+    codes_of = max(_COMPARED_CODES // max(codes_an_image, 1), 1)
+    images = images[: max(codes_of, _FEWEST_COMPARED)]
+    agreement = compare_with_simulation(network, quantized.graph, quantized.qparams, images, codes_of)
     record.metrics(
         {
             "float_tensors": len(network.float_tensors),

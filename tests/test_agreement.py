@@ -30,7 +30,7 @@ def prepared(request: pytest.FixtureRequest) -> tuple[QuantGraph, dict[str, QPar
 def test_the_engines_agree(prepared) -> None:
     graph, qparams, network = prepared
     batch = images(8, seed=1)
-    agreement = compare_with_simulation(network, graph, qparams, batch)
+    agreement = compare_with_simulation(network, graph, qparams, batch, codes_of=5)
     assert list(agreement.lsb) == [point.name for point in graph.activations]
     assert agreement.largest_lsb <= 1
     assert agreement.differing < 1e-4
@@ -45,7 +45,7 @@ def test_a_tensor_that_is_wrong_is_found_and_those_behind_it_are_not_blamed(prep
     graph, qparams, network = prepared
     name = graph.activations[3].name
     other = dataclasses.replace(qparams[name], scale=qparams[name].scale * torch.tensor(1.5))
-    agreement = compare_with_simulation(network, graph, qparams | {name: other}, images(4, seed=1))
+    agreement = compare_with_simulation(network, graph, qparams | {name: other}, images(4, seed=1), 4)
     assert agreement.first_difference == name
     assert agreement.lsb[name] > 1
     assert agreement.differing > 0
@@ -53,7 +53,7 @@ def test_a_tensor_that_is_wrong_is_found_and_those_behind_it_are_not_blamed(prep
 
 def test_no_difference_has_no_first_tensor(prepared) -> None:
     graph, qparams, network = prepared
-    agreement = compare_with_simulation(network, graph, qparams, images(4, seed=1))
+    agreement = compare_with_simulation(network, graph, qparams, images(4, seed=1), 4)
     equal = dataclasses.replace(agreement, lsb=dict.fromkeys(agreement.lsb, 0))
     assert equal.first_difference is None
     assert equal.largest_lsb == 0

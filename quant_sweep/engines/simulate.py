@@ -41,5 +41,9 @@ class FakeQuantize(nn.Module):
         self.scale = float(qparams.scale)
         self.lowest, self.highest = spec.qmin - zero_point, spec.qmax - zero_point  # codes, counted from that of 0.0
 
+    def codes(self, x: Tensor) -> Tensor:
+        """Codes, counted from that of 0.0: float32, shaped like x."""
+        return x.div(self.scale).round_().clamp_(self.lowest, self.highest)
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.div(self.scale).round_().clamp_(self.lowest, self.highest).mul_(self.scale)
+        return self.codes(x).mul_(self.scale)

@@ -213,7 +213,7 @@ def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: st
     qparams = quantized(graph, images(4, size=size), SCHEMES[scheme], mixed_widths(graph, seed=1))
     integer = Integer().build(graph, qparams)
     batch = images(4, seed=1, size=size)
-    agreement = compare_with_simulation(integer, graph, qparams, batch)
+    agreement = compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch))
     assert list(agreement.lsb) == [point.name for point in graph.activations]
     assert agreement.largest_lsb <= 1
     assert integer.float_tensors == ()
@@ -257,7 +257,7 @@ def test_trained_network(bits: int, agree: float) -> None:
     integer, simulated = Integer().build(graph, qparams), Simulate().build(graph, qparams)
     same = integer(batch).argmax(1) == simulated(batch).argmax(1)
     assert float(same.float().mean()) >= agree
-    assert compare_with_simulation(integer, graph, qparams, batch).largest_lsb <= 1
+    assert compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch)).largest_lsb <= 1
 
 
 # -- onnxruntime --
