@@ -40,8 +40,8 @@ def main() -> None:
         if "memory" in parts and not small:
             memory.measure(name, asked.cifar10)
         if "sweep" in parts:
-            images, tested = (1000, 10_000) if small else (100, 200)
-            sweep.measure(name, asked.cifar10, images, tested, asked.rounds)
+            images, tested, best_batch = (1000, 10_000, 64) if small else (100, 200, 16)
+            sweep.measure(name, asked.cifar10, images, tested, best_batch, asked.rounds)
     if "growth" in parts:
         growth.measure_images(asked.rounds)
         growth.measure_depth(asked.rounds)

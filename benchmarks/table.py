@@ -73,13 +73,15 @@ def _calibration(result: dict[str, Any]) -> str:
 
 
 def _sweep(result: dict[str, Any]) -> str:
-    loop = "a loop with torch.ao"
-    rows = [[way, _seconds(s), _ratio(result["ratios"].get(f"{loop} / {way}"))] for way, s in result["seconds"].items()]
+    seconds, ratios = result["seconds"], result["ratios"]
     return (
         _heading(f"The whole sweep, {result['network']}", result)
-        + f"{result['points']} points, {result['calibration_images']} calibration images, {result['test_images']} test "
-        + "images. The loop calibrates for every point; at 8 bits it converts, below it runs fake-quantize modules.\n\n"
-        + _table(["way", "seconds", f"{loop} takes times as long"], rows)
+        + f"{result['points']} points, {result['calibration_images']} calibration images, {result['test_images']} "
+        + "test images. The loops calibrate for every point; at 8 bits they convert, below they run fake-quantize "
+        + "modules.\n\n"
+        + _table(["way", "seconds"], [[way, _seconds(s)] for way, s in seconds.items()])
+        + "\n"
+        + _table(["time of / time of", "ratio"], [[name, _ratio(r)] for name, r in ratios.items()])
     )
 
 

@@ -41,7 +41,7 @@ def test_evaluation() -> None:
     shown = ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
     data = DataSet("noise", ("a", "b"), shown, shown, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "fingerprint")
     evaluate(watch, data, shown, batch_size=2)
-    assert watch.seen == [False]
+    assert watch.seen == [False, False]  # measuring how many images stay in the cache, and predicting
 
 
 def test_calibration() -> None:
