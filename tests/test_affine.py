@@ -127,6 +127,16 @@ def test_agrees_with_a_float64_twin(ends: list[float], spec: QuantSpec) -> None:
     np.testing.assert_array_equal(quantize(torch.from_numpy(x), qparams).numpy()[~unclear], codes[~unclear])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@given(ranges, specs())
+def test_fake_quantize_is_the_value_of_the_code(dtype: torch.dtype, ends: list[float], spec: QuantSpec) -> None:
+    qparams = grid(*ends, spec)
+    x = values_inside(qparams.lo * 1.1, qparams.hi * 1.1).to(dtype)
+    value, expected = fake_quantize(x, qparams), dequantize(quantize(x, qparams), qparams)
+    assert value.dtype == torch.float32
+    assert torch.equal(value.view(torch.int32), expected.view(torch.int32))  # the sign of zero included
+
+
 def test_rounds_half_to_even() -> None:
     qparams = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec(8, signed=True))
     assert quantize(torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]), qparams).tolist() == [-2, -2, 0, 0, 2, 2]
