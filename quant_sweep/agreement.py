@@ -27,14 +27,14 @@ class EngineAgreement:
         images: how many classes were compared.
         same_class: percent of images to which both engines give the same class.
         lsb: largest difference of codes, by the name of the tensor, in the order in which they are computed.
-        codes: how many were compared.
+        compared_codes: how many were compared.
         differing: share of them that differ.
     """
 
     images: int
     same_class: float
     lsb: Mapping[str, int]
-    codes: int
+    compared_codes: int
     differing: float
 
     @property
@@ -70,7 +70,7 @@ def compare_with_simulation(
         images=len(images),
         same_class=100.0 * (classes == simulated).to(torch.float64).mean().item(),
         lsb={name: comparison.largest for name, comparison in comparisons.items()},
-        codes=compared,
+        compared_codes=compared,
         differing=sum(comparison.differing for comparison in comparisons.values()) / max(compared, 1),
     )
 

@@ -62,9 +62,8 @@ def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
     workers, at_once = Workers(), 1
     for batch in batches:
         if network is None:
-            network = torch.no_grad()(
-                insert_at_points(graph, recorders).to(batch.device)
-            )  # threads begin with gradients
+            # Each thread has a switch of its own for gradients.
+            network = torch.no_grad()(insert_at_points(graph, recorders).to(batch.device))
             at_once = _images_at_once(graph, batch)
         workers.map(network, batch.split(at_once))
         for recorder in recorders.values():

@@ -247,7 +247,7 @@ def _record_agreement(record: Recorder, quantized: QuantizedModel, network: Netw
             "simulate_images": agreement.images,
             "simulate_agreement": agreement.same_class,
             "simulate_largest_lsb": agreement.largest_lsb,
-            "simulate_compared_codes": agreement.codes,
+            "simulate_compared_codes": agreement.compared_codes,
             "simulate_differing_codes": agreement.differing,
             **{f"lsb/{name}": largest for name, largest in agreement.lsb.items()},
         }

@@ -35,7 +35,7 @@ def test_the_engines_agree(prepared) -> None:
     assert agreement.largest_lsb <= 1
     assert agreement.differing < 1e-4
     assert agreement.images == 8
-    assert agreement.codes == sum(codes.numel() for codes in network.codes(batch[:5]).values())
+    assert agreement.compared_codes == sum(codes.numel() for codes in network.codes(batch[:5]).values())
     simulated = Simulate().build(graph, qparams)(batch).argmax(dim=1)
     same = (network(batch).argmax(dim=1) == simulated).sum().item()
     assert agreement.same_class == pytest.approx(100 * same / 8)

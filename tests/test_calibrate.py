@@ -65,9 +65,9 @@ def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> N
         assert summary.total.counts[0].reshape(-1, 512).sum(dim=1).tolist() == inside
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_batch_in_parts_is_one_batch(threads: int) -> None:
-    """40 images are taken apart; `images` that fill the cache go by the largest tensor, 16 at least."""
+def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no cache to speak of, 40 images are taken apart into 16, 16 and 8; by one thread or by three alike."""
+    monkeypatch.setattr("quant_sweep.calibrate._CACHED_BYTES", 1)
     graph, batches = quantizable(tiny(), Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
     received: dict[str, list[Histogram]] = {}
 
@@ -82,21 +82,21 @@ def test_a_batch_in_parts_is_one_batch(threads: int) -> None:
 
     network = insert_at_points(graph, {point.name: Count(point.name) for point in graph.activations})
     with torch.no_grad():
-        for image in torch.cat(batches):
-            network(image[None])
+        for part in [part for batch in batches for part in batch.split(16)]:
+            network(part)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        summaries = calibrate(graph, batches).summaries
-    finally:
-        torch.set_num_threads(before)
-    for name, histograms in received.items():
-        for kept, expected in zip(summaries[name].recent, (histograms[:40], histograms[40:]), strict=True):
-            together = functools.reduce(Histogram.merge, expected)
-            assert torch.equal(kept.total, together.total)
-            torch.testing.assert_close((kept.lo, kept.hi), (together.lo, together.hi))
-    values = torch.cat(batches)
-    assert torch.equal(summaries["input"].total.counts, Histogram.of(values.reshape(1, -1)).counts)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            summaries = calibrate(graph, batches).summaries
+        finally:
+            torch.set_num_threads(before)
+        for name, parts in received.items():
+            assert [len(part) for part in (parts[:3], parts[3:])] == [3, 2]
+            for kept, expected in zip(summaries[name].recent, (parts[:3], parts[3:]), strict=True):
+                together = functools.reduce(Histogram.merge, expected)
+                for field in ("lo", "hi", "exponent", "first", "counts"):
+                    assert torch.equal(getattr(kept, field), getattr(together, field)), (threads, name, field)
 
 
 @settings(max_examples=10)
