@@ -15,11 +15,11 @@ from benchmarks.alternate import alternate, ratios, spread, timed
 from benchmarks.contestants import brevitas_network
 from benchmarks.result import save
 from quant_sweep import observers
-from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.graph import Fusion, quantizable
-from quant_sweep.in_cache import images_that_stay_in_cache
 from quant_sweep.observers import MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.runtime.in_cache import images_that_stay_in_cache
 
 _PLAIN = "plain float32 forward"
 _IN_CACHE = "plain float32 forward, as many images at once as stay in the cache"

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.subjects import calibrated, images
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines import Builtin, Engine, Int8, Simulate
 from quant_sweep.graph import Fusion, insert_at_points, put_weights_on_grid
 from quant_sweep.observers import MinMax
-from quant_sweep.quantize import quantize
-from quant_sweep.scheme import Scheme
-from quant_sweep.spec import QParams
+from quant_sweep.quantization.quantize import quantize
+from quant_sweep.quantization.scheme import Scheme
 
 Runs = Callable[[Tensor], object]
 

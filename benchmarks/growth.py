@@ -10,11 +10,11 @@ from benchmarks import subjects
 from benchmarks.alternate import alternate, spread, timed
 from benchmarks.commands import SweepCommand, all_points, few_images
 from benchmarks.result import save
-from quant_sweep.calibrate import calibrate
+from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8
 from quant_sweep.graph import Fusion, quantizable
 from quant_sweep.observers import MinMax
-from quant_sweep.quantize import quantize
+from quant_sweep.quantization.quantize import quantize
 
 _POINTS = {
     1: ["observer=mse", "bits=4"],

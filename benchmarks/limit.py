@@ -17,7 +17,7 @@ from quant_sweep.engines import Int8
 from quant_sweep.engines.lowering import Layer, lower
 from quant_sweep.engines.onednn import kernel_of
 from quant_sweep.observers import MinMax
-from quant_sweep.quantize import quantize
+from quant_sweep.quantization.quantize import quantize
 
 _BATCH_SIZES = (8, 16, 32, 64, 128)
 _REPETITIONS = 10

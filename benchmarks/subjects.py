@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quant_sweep import models
-from quant_sweep.calibrate import Calibration, calibrate
+from quant_sweep.calibration.one_pass import Calibration, calibrate
 from quant_sweep.graph import Fusion, quantizable
 
 

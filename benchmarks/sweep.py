@@ -22,13 +22,13 @@ from benchmarks import subjects
 from benchmarks.alternate import alternate, ratios, spread
 from benchmarks.commands import BITS, OBSERVERS, SweepCommand, all_points, few_images
 from benchmarks.result import save
-from quant_sweep.calibrate import calibrate
+from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.data import DataSet, calibration_indices, imagefolder
 from quant_sweep.engines import Int8
-from quant_sweep.evaluate import evaluate
+from quant_sweep.evaluation.evaluate import evaluate
 from quant_sweep.graph import Fusion, quantizable
 from quant_sweep.observers import MSE, FakeHist, Hist, MinMax, MovingAverage
-from quant_sweep.quantize import quantize
+from quant_sweep.quantization.quantize import quantize
 
 _TORCH_OBSERVERS = {"minmax": ao.MinMaxObserver, "moving_average": ao.MovingAverageMinMaxObserver}
 _OBSERVERS = {"minmax": MinMax, "moving_average": MovingAverage, "hist": Hist, "fake_hist": FakeHist, "mse": MSE}

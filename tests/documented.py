@@ -22,7 +22,7 @@ from configured import composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from quant_sweep.load import new_model, plain
+from quant_sweep.sweep.build import new_model, plain
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quant_sweep.affine import fake_quantize
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import QuantGraph
 from quant_sweep.models import resnet20
-from quant_sweep.spec import QParams
 
 
 class Tiny(nn.Module):

@@ -14,10 +14,10 @@ from configured import composed
 from quant_sweep import engines, observers
 from quant_sweep.cli import schema
 from quant_sweep.cli.hydra_app import config_folder
-from quant_sweep.load import build, plain
 from quant_sweep.observers import FakeHist, Hist
-from quant_sweep.point import read_point
-from quant_sweep.scheme import AFFINE
+from quant_sweep.quantization.scheme import AFFINE
+from quant_sweep.sweep.build import build, plain
+from quant_sweep.sweep.point import read_point
 from quant_sweep.train import TrainConfig
 
 CONF = config_folder()
@@ -182,4 +182,4 @@ def test_wheel_holds_the_configs(tmp_path: Path) -> None:
     wanted |= {f"quant_sweep/conf/weight_observer/{name}.yaml" for name in names("observer")}  # rglob follows no link
     assert "quant_sweep/conf/config.yaml" in wanted
     assert wanted <= inside
-    assert {"quant_sweep/cli/sweep.py", "quant_sweep/run.py", "quant_sweep/explain/page.html"} <= inside
+    assert {"quant_sweep/cli/sweep.py", "quant_sweep/sweep/run.py", "quant_sweep/explain/page.html"} <= inside

@@ -10,7 +10,6 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from quant_sweep.atomic_file import replacing
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.data import CalibrationImages
 from quant_sweep.engines import Flow
@@ -20,10 +19,11 @@ from quant_sweep.explain.markdown import markdown
 from quant_sweep.explain.page import page
 from quant_sweep.explain.story import story
 from quant_sweep.explain.terminal import print_document
-from quant_sweep.load import load_data, load_model
-from quant_sweep.point import Point, read_point
-from quant_sweep.run import calibration_images, quantize_model
-from quant_sweep.scheme import assign_specs
+from quant_sweep.quantization.scheme import assign_specs
+from quant_sweep.runtime.atomic_file import replacing
+from quant_sweep.sweep.build import load_data, load_model
+from quant_sweep.sweep.point import Point, read_point
+from quant_sweep.sweep.run import calibration_images, quantize_model
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from quant_sweep.arithmetic.qparams import MAX_BITS, MIN_BITS
 from quant_sweep.cli import schema
 from quant_sweep.errors import InputError
-from quant_sweep.spec import MAX_BITS, MIN_BITS
 
 _PACKAGE = Path(__file__).parents[1]
 

@@ -9,8 +9,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from quant_sweep.arithmetic.qparams import MAX_BITS, MIN_BITS
 from quant_sweep.graph import Fusion
-from quant_sweep.spec import MAX_BITS, MIN_BITS
 
 # omegaconf takes a number for a member of an Enum with that value; its own ints have no bounds.
 Bits = Enum("Bits", {f"bits_{n}": n for n in range(MIN_BITS, MAX_BITS + 1)})  # type: ignore[misc]

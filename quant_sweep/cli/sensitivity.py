@@ -15,16 +15,16 @@ from torch import Tensor
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import print_markdown
-from quant_sweep.content_key import content_key
 from quant_sweep.data import DataSet, balanced_indices
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
-from quant_sweep.load import load_data, load_model
-from quant_sweep.point import Point, read_point
+from quant_sweep.evaluation.sensitivity import measure_sensitivity, own_sqnr_db
+from quant_sweep.quantization.scheme import assign_specs
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
-from quant_sweep.run import QuantizedModel, calibration_images, open_tracker, quantize_model
-from quant_sweep.scheme import assign_specs
-from quant_sweep.sensitivity import measure_sensitivity, own_sqnr_db
+from quant_sweep.sweep.build import load_data, load_model
+from quant_sweep.sweep.content_key import content_key
+from quant_sweep.sweep.point import Point, read_point
+from quant_sweep.sweep.run import QuantizedModel, calibration_images, open_tracker, quantize_model
 from quant_sweep.tracking import FinishedRun, Tracker
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import show_report
 from quant_sweep.errors import InputError
-from quant_sweep.run import open_tracker, run_point
+from quant_sweep.sweep.run import open_tracker, run_point
 
 log = logging.getLogger(__name__)
 _multirun: ContextVar[DictConfig | None] = ContextVar("_multirun", default=None)

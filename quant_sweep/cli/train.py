@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
-from quant_sweep.load import load_data, new_model, plain, resolve_device
-from quant_sweep.point import flat_params
-from quant_sweep.run import open_tracker
+from quant_sweep.sweep.build import load_data, new_model, plain, resolve_device
+from quant_sweep.sweep.point import flat_params
+from quant_sweep.sweep.run import open_tracker
 from quant_sweep.tracking import Recorder
 from quant_sweep.train import EpochResult, TrainConfig, train
 

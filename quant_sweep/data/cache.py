@@ -14,9 +14,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from quant_sweep.atomic_file import replacing
 from quant_sweep.data.base import Decoded, ImageSet, decoded
-from quant_sweep.made_once import made_once
+from quant_sweep.runtime.atomic_file import replacing
+from quant_sweep.runtime.disk_cache import made_once
 
 FORMAT = 1  # raise it when the same sources decode to something else
 

@@ -12,13 +12,13 @@ from typing import final
 
 import torch
 
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.engines.base import Engine
 from quant_sweep.engines.int8 import Int8
 from quant_sweep.engines.lowering import why_unsupported
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.engines.simulate import Simulate
 from quant_sweep.graph import QuantGraph
-from quant_sweep.spec import QuantSpec
 
 
 @final

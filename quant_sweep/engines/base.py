@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import QuantGraph
-from quant_sweep.spec import QParams
 
 
 class Engine(ABC):

@@ -16,9 +16,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.base import Flow
 from quant_sweep.errors import InputError
-from quant_sweep.spec import QParams, QuantSpec
 
 _OBSERVERS = {"minmax": "MinMaxObserver", "hist": "HistogramObserver", "moving_average": "MovingAverageMinMaxObserver"}
 

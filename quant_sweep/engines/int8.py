@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.base import Engine
 from quant_sweep.engines.lowering import (
     Lowered,
@@ -31,8 +32,7 @@ from quant_sweep.engines.lowering import (
 from quant_sweep.engines.onednn import Placed, kernel_of, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
-from quant_sweep.spec import QParams
-from quant_sweep.workers import FEWEST_IMAGES, Workers, in_parts
+from quant_sweep.runtime.threads import FEWEST_IMAGES, Workers, in_parts
 
 # Images that pass through the network together, in each thread: enough to be worth a call of each kernel, and so few
 # that the largest tensor between two layers stays in the CPU's cache.

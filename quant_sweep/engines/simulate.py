@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
-from torch import Tensor, nn
+from torch import nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.base import Engine
-from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
-from quant_sweep.spec import QParams
+from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_points, put_weights_on_grid
 
 
 @final
@@ -29,21 +29,3 @@ class Simulate(Engine):
         network = insert_at_points(graph, points)
         put_weights_on_grid(network, graph, qparams)
         return network
-
-
-@final
-class FakeQuantize(nn.Module):
-    """The nearest value of a per-tensor grid, in real units."""
-
-    def __init__(self, qparams: QParams) -> None:
-        super().__init__()
-        spec, zero_point = qparams.spec, int(qparams.zero_point)
-        self.scale = float(qparams.scale)
-        self.lowest, self.highest = spec.qmin - zero_point, spec.qmax - zero_point  # codes, counted from that of 0.0
-
-    def codes(self, x: Tensor) -> Tensor:
-        """Codes, counted from that of 0.0: float32, shaped like x."""
-        return x.div(self.scale).round_().clamp_(self.lowest, self.highest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.codes(x).mul_(self.scale)

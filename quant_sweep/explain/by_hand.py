@@ -10,13 +10,13 @@ import math
 import torch
 from torch import Tensor
 
+from quant_sweep.arithmetic.fixed_point import INT32_MAX, INT32_MIN, FixedPoint, multiply
 from quant_sweep.engines.lowering import Value
 from quant_sweep.explain.carried import Carried, Requantization, Stage
 from quant_sweep.explain.dataflow import node_of
 from quant_sweep.explain.integer_layer import IntegerLayer
 from quant_sweep.explain.recording import Recording
 from quant_sweep.explain.window import terms_of
-from quant_sweep.fixed_point import INT32_MAX, INT32_MIN, FixedPoint, multiply
 
 
 def carry_some(integer: IntegerLayer, recording: Recording) -> tuple[Carried, ...]:

@@ -11,6 +11,7 @@ from typing import final
 
 from torch import Tensor, nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import (
     Compute,
     Dequantize,
@@ -28,7 +29,6 @@ from quant_sweep.engines.lowering import (
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.graph.operations import Operation, operation_of
-from quant_sweep.spec import QParams
 
 _NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

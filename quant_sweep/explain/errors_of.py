@@ -12,12 +12,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from quant_sweep.affine import along_channels, clipped_fraction, fake_quantize
-from quant_sweep.calibrate import summarize_weight
-from quant_sweep.expected_error import Moments, clipped_fraction_of
-from quant_sweep.histogram import Histogram
-from quant_sweep.spec import QParams
-from quant_sweep.summary import Summary
+from quant_sweep.arithmetic.affine import along_channels, clipped_fraction, fake_quantize
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.calibration.one_pass import summarize_weight
+from quant_sweep.histograms.expected_error import Moments, clipped_fraction_of
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary
 
 
 class Values(ABC):

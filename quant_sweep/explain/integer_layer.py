@@ -18,11 +18,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.affine import quantize
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.fixed_point import INT32_MAX, INT32_MIN, FixedPoint, fixed_point_of, multiply
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import bounds
 from quant_sweep.explain.dataflow import Dataflow
-from quant_sweep.fixed_point import INT32_MAX, INT32_MIN, FixedPoint, fixed_point_of, multiply
-from quant_sweep.spec import QParams
 
 
 @final

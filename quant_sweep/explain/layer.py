@@ -10,7 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.calibrate import choose_weight_qparams
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.calibration.one_pass import choose_weight_qparams
 from quant_sweep.errors import InputError
 from quant_sweep.explain.by_hand import carry_some
 from quant_sweep.explain.carried import Carried
@@ -22,9 +23,8 @@ from quant_sweep.explain.recording import Recording, record
 from quant_sweep.explain.steps import Extent, Intermediate, intermediates
 from quant_sweep.explain.tensor_study import WIDTHS, TensorStudy, sqnr_db, study
 from quant_sweep.graph import QuantGraph
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Observer
-from quant_sweep.spec import QParams
-from quant_sweep.summary import Summary
 
 
 @final

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from quant_sweep.explain.document import Document, Picture
-from quant_sweep.figures import svg
+from quant_sweep.report.figures import svg
 
 
 def page(document: Document) -> str:

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.explain.explanation import Channels
 from quant_sweep.explain.tensor_study import TensorStudy
-from quant_sweep.figures import COLOURS, GREY, MARKERS
-from quant_sweep.spec import QuantSpec
+from quant_sweep.report.figures import COLOURS, GREY, MARKERS
 
 _SIZE = (4.6, 3.5)  # inches; at 10 points the letters stay legible at 350 pixels
 _LEGEND_ROW = 0.24  # inches

@@ -9,12 +9,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx, nn
 
-from quant_sweep.affine import dequantize, quantize
+from quant_sweep.arithmetic.affine import dequantize, quantize
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines import Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes, Value
 from quant_sweep.explain.dataflow import Dataflow, node_of
 from quant_sweep.graph import QuantGraph, insert_at_points, put_weights_on_grid
-from quant_sweep.spec import QParams
 
 
 @final

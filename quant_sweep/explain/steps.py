@@ -8,11 +8,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from quant_sweep.affine import dequantize
+from quant_sweep.arithmetic.affine import dequantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.lowering import Step
 from quant_sweep.explain.integer_layer import IntegerLayer, bits_needed
 from quant_sweep.explain.recording import Recording
-from quant_sweep.spec import QParams, QuantSpec
 
 _ACCUMULATOR_BITS = 32
 

@@ -13,12 +13,12 @@ from typing import final
 from torch import Tensor
 
 from quant_sweep import observers
-from quant_sweep.affine import qparams_from_range
-from quant_sweep.calibrate import observe
+from quant_sweep.arithmetic.affine import qparams_from_range
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.calibration.one_pass import observe
 from quant_sweep.explain.errors_of import Values
-from quant_sweep.histogram import Histogram
+from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.observers import Observer
-from quant_sweep.spec import QParams, QuantSpec
 
 WIDTHS = tuple(range(2, 9))
 _KEPT = tuple(k / 100 for k in range(100, 4, -1))  # of the full range, 100 % to 5 %

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import fx, nn
 
-from quant_sweep.affine import fake_quantize
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph.points import QuantGraph
-from quant_sweep.spec import QParams
 
 
 def insert_at_points(graph: QuantGraph, modules: Mapping[str, nn.Module]) -> fx.GraphModule:

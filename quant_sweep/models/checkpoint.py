@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.atomic_file import replacing
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.atomic_file import replacing
 
 __all__ = ["load_weights", "read_checkpoint", "read_metadata", "weights_digest", "write_checkpoint"]
 

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import Summary
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.histograms.summary import Summary
 
 
 class Observer(ABC):

@@ -12,10 +12,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.errors import InputError
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers.base import Observer
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import Summary
 
 
 @final

@@ -26,12 +26,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.errors import InputError
-from quant_sweep.expected_error import Moments
-from quant_sweep.histogram import Histogram
+from quant_sweep.histograms.expected_error import Moments
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers.base import Observer
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import Summary
 
 _STEPS = 100_000  # each trims this part of all values
 _PATIENCE = 64  # steps without a gain after which the search ends

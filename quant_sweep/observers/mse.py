@@ -14,10 +14,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from quant_sweep.expected_error import expected_squared_error, high_resolution_error
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.histograms.expected_error import expected_squared_error, high_resolution_error
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers.base import Observer
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import Summary
 
 _MANY_STEPS = 254  # 8 bits, narrow range
 _COARSE = -torch.arange(24, dtype=torch.float64) / 4  # log2 of what is kept

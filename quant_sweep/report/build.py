@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from quant_sweep.atomic_file import replacing
 from quant_sweep.errors import InputError
-from quant_sweep.figures import png
+from quant_sweep.report.figures import png
 from quant_sweep.report.page import EMPTY, page, pivot_csv, points_csv
 from quant_sweep.report.plots import accuracy_figure, heat_map
 from quant_sweep.report.points import Bits, Point, read_points
 from quant_sweep.report.sections import Section, split
+from quant_sweep.runtime.atomic_file import replacing
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from quant_sweep.figures import COLOURS, GREY, MARKERS
+from quant_sweep.report.figures import COLOURS, GREY, MARKERS
 from quant_sweep.report.points import Bits
 from quant_sweep.report.sections import Cell, Section
 

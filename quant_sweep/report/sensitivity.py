@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from quant_sweep.figures import COLOURS, png
 from quant_sweep.report.build import Report, write_files
+from quant_sweep.report.figures import COLOURS, png
 
 _COLOURS = {"weight": COLOURS[0], "activation": COLOURS[1]}
 _LABELS = {"weight": "weight alone", "activation": "input alone"}

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from quant_sweep import load, run
 from quant_sweep.cli import explain, report, sensitivity, sweep, train
-from quant_sweep.content_key import code_version
+from quant_sweep.sweep import build as load
+from quant_sweep.sweep import run
+from quant_sweep.sweep.content_key import code_version
 from quant_sweep.tracking import read_runs
 
 COMMANDS: dict[str, ModuleType] = {

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from terminal import Outcome, Workspace
 
-from quant_sweep import run
 from quant_sweep.models import resnet20, resnet32
 from quant_sweep.observers import __all__ as observer_classes
+from quant_sweep.sweep import run
 
 BITS = "allowed are the whole numbers 2 to 16"
 Refused = Callable[..., str]

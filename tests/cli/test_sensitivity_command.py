@@ -12,7 +12,7 @@ from terminal import Outcome, Workspace, quick
 
 from quant_sweep.cli.sensitivity import draw_test_images
 from quant_sweep.errors import InputError
-from quant_sweep.load import load_data
+from quant_sweep.sweep.build import load_data
 
 Arguments = Callable[..., list[str]]
 

@@ -11,7 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from terminal import Outcome, Workspace, quick
 
-from quant_sweep.qparams_table import COLUMNS
+from quant_sweep.evaluation.qparams_table import COLUMNS
 
 # Of points.csv; everything else is the same whenever it is measured.
 TIMINGS = ["calibration_seconds", "evaluation_seconds", "images_per_second", "run_id"]
@@ -154,7 +154,7 @@ def test_a_failing_job_leaves_the_others_done(store: Workspace, sweeping: Argume
 def test_a_crash_is_shown_as_failed_never_as_zero(
     store: Workspace, sweeping: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quant_sweep import run
+    from quant_sweep.sweep import run
 
     original, calls = run.evaluate, itertools.count(1)
 
@@ -243,7 +243,7 @@ def test_two_stores_give_the_same_report(workspace: Workspace, undisturbed: Work
 
 HANGS_AT_THE_SECOND_POINT = """
 import itertools, time
-from quant_sweep import run
+from quant_sweep.sweep import run
 original, calls = run.evaluate, itertools.count(1)
 def evaluate(*arguments):
     if next(calls) == 3:  # after the float model and the first point

@@ -10,12 +10,12 @@ import torchvision
 from small_networks import images, shaken, tiny
 from torch import Tensor, nn
 
-from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.graph import QuantGraph
 from quant_sweep.models import resnet20
 from quant_sweep.observers import MSE, MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
-from quant_sweep.spec import QParams
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
 SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
 SCHEMES = {"affine": AFFINE, "symmetric": SYMMETRIC}

@@ -4,8 +4,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quant_sweep.affine import quantize
-from quant_sweep.spec import QParams, QuantSpec
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 
 
 def grid(bits: int, signed: bool, place: float, scale: float) -> QParams:

@@ -4,13 +4,13 @@ import pytest
 import torch
 from small_networks import images, tiny
 
-from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Auto, Int8, Simulate, auto
 from quant_sweep.engines.auto import Choice
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.graph import Fusion, quantizable
 from quant_sweep.observers import MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 CPU = torch.device("cpu")
 

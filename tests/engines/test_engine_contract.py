@@ -7,11 +7,11 @@ import torch
 from small_networks import SlowTwin, cifar_resnet20, images, tiny
 
 from quant_sweep import engines
-from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Engine
 from quant_sweep.graph import Fusion, quantizable
 from quant_sweep.observers import MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 CLASSES = [getattr(engines, name) for name in engines.__all__]
 ENGINES = [c for c in CLASSES if issubclass(c, Engine) and not inspect.isabstract(c)]

@@ -27,16 +27,16 @@ from hypothesis import strategies as st
 from small_networks import cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
-from quant_sweep.affine import dequantize, quantize
-from quant_sweep.calibrate import Calibration, calibrate, choose_qparams
+from quant_sweep.arithmetic.affine import dequantize, quantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.lowering import Layer, Value
 from quant_sweep.engines.onednn import Placed, kernel_of, support, why_not_exact
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, quantizable
 from quant_sweep.observers import MSE, MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
-from quant_sweep.spec import QParams, QuantSpec
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 RARE = 1e-4  # share of values that may round to the other side of a tie
 NEAR = 1e-4  # how far from the tie, in codes: what float32 sums of some hundred products are off

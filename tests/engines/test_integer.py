@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quant_sweep.affine import dequantize
-from quant_sweep.agreement import compare_with_simulation
+from quant_sweep.arithmetic.affine import dequantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines import Integer, Simulate
 from quant_sweep.engines.integer.elementwise import average_kernel, sum_kernel
 from quant_sweep.engines.integer.layers import layer_kernel
 from quant_sweep.engines.integer.stored import Stored
 from quant_sweep.engines.lowering import Average, Layer, Sum, Value
 from quant_sweep.errors import InputError
+from quant_sweep.evaluation.agreement import compare_with_simulation
 from quant_sweep.graph import Fusion, quantizable
-from quant_sweep.scheme import AFFINE, BitWidths
-from quant_sweep.spec import QParams, QuantSpec
+from quant_sweep.quantization.scheme import AFFINE, BitWidths
 
 UNLIMITED = (-math.inf, math.inf)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from small_networks import cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
-from quant_sweep.affine import quantize
-from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines.lowering import (
     Average,
     Compute,
@@ -31,8 +32,7 @@ from quant_sweep.engines.lowering import (
 )
 from quant_sweep.graph import Fusion, QuantGraph, quantizable
 from quant_sweep.observers import MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, assign_specs
-from quant_sweep.spec import QParams, QuantSpec
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 UNLIMITED = (-math.inf, math.inf)
 

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from small_networks import SlowTwin, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
-from quant_sweep.affine import fake_quantize
-from quant_sweep.calibrate import calibrate, choose_qparams
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Simulate
-from quant_sweep.engines.simulate import FakeQuantize
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.graph import FakeQuantize, Fusion, QuantGraph, quantizable
 from quant_sweep.observers import MSE, MinMax
-from quant_sweep.scheme import AFFINE, BitWidths, Scheme, assign_specs
-from quant_sweep.spec import QParams, QuantSpec
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
 SYMMETRIC = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
 NETWORKS = {"tiny": tiny, "resnet20": cifar_resnet20}

@@ -9,7 +9,7 @@ from explained import SYMMETRIC, odd, subject
 from small_networks import SlowTwin, images, tiny
 from torch import Tensor, nn
 
-from quant_sweep.affine import quantize
+from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.engines import Engine, Int8, Integer, Simulate
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.explain import Subject, explain
@@ -20,7 +20,7 @@ from quant_sweep.explain.explanation import Explanation
 from quant_sweep.explain.integer_layer import IntegerLayer
 from quant_sweep.explain.recording import record
 from quant_sweep.graph import Fusion
-from quant_sweep.scheme import AFFINE
+from quant_sweep.quantization.scheme import AFFINE
 
 CASES = [("tiny", layer) for layer in ("conv1", "conv2", "linear")] + [("odd", layer) for layer in "abcde"]
 

@@ -6,7 +6,7 @@ from explained import SYMMETRIC, odd, subject
 from small_networks import images, tiny
 from torch import nn
 
-from quant_sweep.affine import quantize
+from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.errors import InputError
 from quant_sweep.explain import explain
 from quant_sweep.explain.dataflow import find_layer

@@ -10,16 +10,16 @@ from explained import subject
 from small_networks import images
 
 from quant_sweep import observers
-from quant_sweep.affine import fake_quantize, qparams_from_range, sqnr_db
-from quant_sweep.calibrate import choose_weight_qparams
+from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range, sqnr_db
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.calibration.one_pass import choose_weight_qparams
 from quant_sweep.explain import Subject, explain
 from quant_sweep.explain.errors_of import Activation, Values, Weight
 from quant_sweep.explain.explanation import Explanation
 from quant_sweep.explain.tensor_study import TensorStudy, all_observers
 from quant_sweep.graph import QuantGraph
+from quant_sweep.histograms.summary import summarize_channels
 from quant_sweep.observers import FakeHist
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import summarize_channels
 
 SPEC = QuantSpec(4, signed=True, symmetric=True, narrow_range=True)
 

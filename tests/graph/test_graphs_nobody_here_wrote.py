@@ -10,9 +10,9 @@ import torchvision
 from networks import WEIGHTED, is_coarse, randomize_batch_norms, run_on_coarse_grids
 from torch import nn
 
-from quant_sweep.affine import fake_quantize, qparams_from_range
+from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.graph import Fusion, QuantGraph, insert_at_points, put_weights_on_grid, quantizable
-from quant_sweep.spec import QuantSpec
 
 ARCHITECTURES = (
     "resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "googlenet", "vgg11_bn", "efficientnet_b0",

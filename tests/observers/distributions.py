@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from quant_sweep.affine import fake_quantize, qparams_from_range
+from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.histograms.summary import Collector, Summary
 from quant_sweep.observers import Observer
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import Collector, Summary
 
 AFFINE, SYMMETRIC = "affine", "symmetric"
 

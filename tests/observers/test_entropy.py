@@ -8,9 +8,9 @@ from distributions import SYMMETRIC, spec, summarize, tensor
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from quant_sweep.histogram import Histogram
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Entropy
-from quant_sweep.summary import Summary
 
 BINS = 64  # fewer than the candidates, so that every whole number of bins is one
 

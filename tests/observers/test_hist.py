@@ -7,10 +7,10 @@ import torch
 from distributions import error_of, spec, squared_error, summarize, tensor
 from torch.ao.quantization.observer import HistogramObserver
 
-from quant_sweep.affine import fake_quantize, qparams_from_range
+from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.errors import InputError
 from quant_sweep.observers import Hist
-from quant_sweep.spec import QParams
 
 # 20,000 values: one trim of 1e-5 of them moves at most one value, and the searches walk alike.
 SAME = ("gaussian", "relu", "negative", "shifted", "laplace", "heavy", "lognormal", "uniform", "one outlier")

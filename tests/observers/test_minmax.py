@@ -5,7 +5,7 @@ import torch
 from distributions import AFFINE, SYMMETRIC, spec, summarize, tensor
 from torch.ao.quantization.observer import MinMaxObserver
 
-from quant_sweep.affine import qparams_from_range
+from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.observers import MinMax
 
 

@@ -5,8 +5,8 @@ import torch
 from distributions import AFFINE, SYMMETRIC, error_of, spec, squared_error, summarize, tensor
 from torch import Tensor
 
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.observers import MSE, Hist, MinMax
-from quant_sweep.spec import QuantSpec
 
 NAMES = ("gaussian", "relu", "negative", "shifted", "laplace", "heavy", "lognormal", "uniform", "one outlier")
 

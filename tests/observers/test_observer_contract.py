@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 import quant_sweep.observers
-from quant_sweep.affine import qparams_from_range
-from quant_sweep.histogram import Histogram
+from quant_sweep.arithmetic.affine import qparams_from_range
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary, summarize_channels
 from quant_sweep.observers import Observer
-from quant_sweep.spec import QuantSpec
-from quant_sweep.summary import Summary, summarize_channels
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "observer").glob("*.yaml"))
 DISTRIBUTIONS = ("relu", "gaussian", "heavy", "constant", "zeros", "one value", "tiny", "negative", "one outlier")

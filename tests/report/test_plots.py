@@ -2,7 +2,7 @@ import pytest
 from runs_table import run
 from test_sections import sections
 
-from quant_sweep.figures import png
+from quant_sweep.report.figures import png
 from quant_sweep.report.plots import accuracy_figure, heat_map
 
 

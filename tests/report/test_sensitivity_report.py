@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from quant_sweep.errors import InputError
-from quant_sweep.figures import png
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
+from quant_sweep.report.figures import png
 from quant_sweep.report.sensitivity import sensitivity_figure, sensitivity_page
 
 COLUMNS = ["name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db"]

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant_sweep.affine import dequantize, quantize
+from quant_sweep.arithmetic.affine import dequantize, quantize
+from quant_sweep.arithmetic.fixed_point import fixed_point_of, multiply_and_divide
 from quant_sweep.engines.integer.stored import Stored, add_up, fine_factor
 from quant_sweep.engines.integer.windows import adaptive_windows, reduce_windows, summing
 from quant_sweep.engines.lowering import Average, Kernel, Lookup, Move, Sum, bound, bounds, node_kernel
-from quant_sweep.fixed_point import fixed_point_of, multiply_and_divide
 
 
 def lookup_kernel(step: Lookup, modules: Mapping[str, nn.Module]) -> Kernel:

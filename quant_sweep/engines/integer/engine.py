@@ -18,6 +18,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.base import Engine
 from quant_sweep.engines.integer.elementwise import average_kernel, lookup_kernel, move_kernel, sum_kernel
 from quant_sweep.engines.integer.layers import Logits, layer_kernel, pad_with
@@ -47,7 +48,6 @@ from quant_sweep.engines.lowering import (
 )
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
-from quant_sweep.spec import QParams
 
 _IMAGES_AT_ONCE = 32  # int64 intermediates of more would leave the cache
 

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant_sweep.affine import quantize
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.fixed_point import fixed_point_of, multiply, rounding_right_shift
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.integer.stored import Stored, add_up, fine_factor
 from quant_sweep.engines.lowering import Kernel, Layer
-from quant_sweep.fixed_point import fixed_point_of, multiply, rounding_right_shift
-from quant_sweep.spec import QParams
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from quant_sweep.affine import quantize
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.fixed_point import FixedPoint, fixed_point_of, multiply, rounding_right_shift
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import bounds
-from quant_sweep.fixed_point import FixedPoint, fixed_point_of, multiply, rounding_right_shift
-from quant_sweep.spec import QParams
 
 # Sums of several tensors are formed on a grid so many times finer than the one they are written on.
 _FINE_BITS = 12

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, fx
 
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.lowering.steps import Compute, Layer, Lowered
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
 from quant_sweep.graph.operations import Operation, operation_of
-from quant_sweep.spec import QParams, QuantSpec
 
 _BITS = 8
 _LARGEST_WEIGHT, _LARGEST_SUM = 128, 2**31 - 1

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from quant_sweep.affine import fake_quantize
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering.steps import (
     Average,
     Compute,
@@ -35,7 +36,6 @@ from quant_sweep.engines.lowering.steps import (
 from quant_sweep.graph import QuantGraph
 from quant_sweep.graph.operations import Operation, operation_of
 from quant_sweep.graph.points import fused_operations, leads_only_out, tensor_names
-from quant_sweep.spec import QParams
 
 _UNLIMITED = (-math.inf, math.inf)
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}

@@ -8,9 +8,9 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering.node import Kernel
 from quant_sweep.engines.lowering.steps import Average, Compute, Layer, Lookup, Move, Pad, Quantize, Step, Sum, Value
-from quant_sweep.spec import QParams
 
 See = Callable[[str, Any], None]  # is shown a value and its name
 

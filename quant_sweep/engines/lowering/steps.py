@@ -15,8 +15,8 @@ from typing import final
 import torch
 from torch import fx
 
-from quant_sweep.affine import quantize
-from quant_sweep.spec import QParams
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.qparams import QParams
 
 
 @final

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import nn
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import (
     Average,
     Compute,
@@ -26,7 +27,6 @@ from quant_sweep.engines.onednn.elementwise import average_kernel, lookup_kernel
 from quant_sweep.engines.onednn.layers import layer_kernel
 from quant_sweep.engines.onednn.moves import move_kernel
 from quant_sweep.engines.onednn.placed import Placed
-from quant_sweep.spec import QParams
 
 
 def kernel_of(step: Step, modules: Mapping[str, nn.Module], qparams: Mapping[str, QParams], overwrite: bool) -> Kernel:

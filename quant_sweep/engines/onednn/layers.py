@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant_sweep.affine import quantize
+from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import Kernel, Layer
 from quant_sweep.engines.onednn.convolution import (
     ConvolutionWeights,
@@ -18,7 +19,6 @@ from quant_sweep.engines.onednn.convolution import (
     written,
 )
 from quant_sweep.engines.onednn.placed import TOP, Placed
-from quant_sweep.spec import QParams
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

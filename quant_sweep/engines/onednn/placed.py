@@ -13,8 +13,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import bounds
-from quant_sweep.spec import QParams
 
 TOP = 255  # of uint8
 

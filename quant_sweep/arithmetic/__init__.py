@@ -1,0 +1,1 @@
+"""Integer grids and the arithmetic on them: pure functions, no networks."""

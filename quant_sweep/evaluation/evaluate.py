@@ -1,0 +1,98 @@
+"""A runnable network and images -> predictions, accuracy, seconds.
+
+On a CPU the threads take images of their own through a network of codes, normalisation included: what one thread
+computes in between leaves the others to spin. In a float network they share each layer, which is as fast, and asks
+nothing of a person's own module, which may not be made for several threads; it is given as many images as stay in the
+cache.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quant_sweep.data import DataSet, ImageSet
+from quant_sweep.engines.lowering import NetworkOfCodes
+from quant_sweep.runtime.full_precision import full_precision
+from quant_sweep.runtime.in_cache import images_that_stay_in_cache
+from quant_sweep.runtime.threads import Workers, in_parts
+
+# Of a float network, whose layers all threads share: about the second-level cache of two cores.
+_CACHED_BYTES, _FEWEST_IMAGES = 2**21, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a network said about a set of images.
+
+    Attributes:
+        predictions: class per image, int64 (n,).
+        labels: true class per image, int64 (n,).
+        seconds: wall time of the forward passes and the normalisation.
+    """
+
+    predictions: Tensor
+    labels: Tensor
+    seconds: float
+
+    @property
+    def correct(self) -> int:
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Percent."""
+        return 100.0 * self.correct / len(self.labels)
+
+    @property
+    def images_per_second(self) -> float:
+        return len(self.labels) / self.seconds
+
+    def agreement(self, other: Evaluation) -> float:
+        """Percent of images on which both say the same class.
+
+        Raises:
+            ValueError: the two saw different numbers of images.
+        """
+        if len(self.predictions) != len(other.predictions):
+            raise ValueError(f"{len(self.predictions)} and {len(other.predictions)} predictions cannot be compared")
+        return 100.0 * (self.predictions == other.predictions).to(torch.float64).mean().item()
+
+
+@full_precision()
+def evaluate(
+    network: nn.Module, data: DataSet, images: ImageSet, batch_size: int, device: torch.device | str = "cpu"
+) -> Evaluation:
+    """Run a network over a set of images.
+
+    Args:
+        network: normalised images to logits; is moved to `device`.
+        data: knows the normalisation.
+        images: what to predict.
+        batch_size: most images per forward pass.
+
+    Raises:
+        FloatingPointError: a logit is NaN, which no argmax may turn into a class.
+    """
+    network = network.to(device)
+
+    @torch.inference_mode()
+    def classes(pixels: Tensor) -> Tensor:
+        logits = network(data.normalize(pixels.to(device)))
+        if bool(logits.isnan().any()):
+            raise FloatingPointError("evaluation: the network returned NaN logits")
+        predicted: Tensor = logits.argmax(dim=1)
+        return predicted.cpu()
+
+    began = time.perf_counter()
+    if isinstance(network, NetworkOfCodes):
+        predictions = Workers().map(classes, in_parts(images.images, batch_size))
+    else:
+        if torch.device(device).type == "cpu":
+            first = data.normalize(images.images[:1])
+            batch_size = min(batch_size, images_that_stay_in_cache(network, first, _CACHED_BYTES, _FEWEST_IMAGES))
+        predictions = [classes(part) for part in images.images.split(batch_size)]
+    return Evaluation(torch.cat(predictions), images.labels, time.perf_counter() - began)

@@ -1,0 +1,169 @@
+"""Which tensors a network can least bear in few bits: each is put on its grid alone, all others stay in float.
+
+The same is measured of each layer (its weight and what it reads) and of the whole network. Damage is measured on the
+logits against those of the float network: the Kullback-Leibler divergence ranks, since it needs no labels and moves
+before any class does; accuracy on a subset of images comes in steps of one image. Damages do not add up, so the rank
+says where to spend bits first and not what the whole network will lose.
+
+What lies upstream of the tensor is what the float network computed, and is computed once per batch for all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct, sqnr_db
+from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_points
+from quant_sweep.graph.rerun import rerun, run
+from quant_sweep.histograms.expected_error import sqnr_db_of
+from quant_sweep.histograms.summary import Summary
+
+Kind: TypeAlias = Literal["network", "layer", "weight", "activation"]
+COLUMNS = ["name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is quantized while everything else stays in float.
+
+    Attributes:
+        name: of the tensor, the path of the layer, or "whole network", which is no path.
+        kind: a layer is its weight and the activations that it reads.
+        tensors: their names.
+    """
+
+    name: str
+    kind: Kind
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """The damage of every part, on the same images.
+
+    Attributes:
+        images: how many were seen.
+        float_accuracy: of the float network on them, percent.
+        damages: in the order of `parts_of`.
+    """
+
+    images: int
+    float_accuracy: float
+    damages: Mapping[Part, Damage]
+
+    def table(self, own_sqnr_db: Mapping[str, float]) -> pd.DataFrame:
+        """One row per part, the most damaging first.
+
+        Columns: name; kind; tensors, names with spaces between; accuracy_drop, logit_kl and logit_sqnr_db as in
+        `Damage`; own_sqnr_db, that of the tensor itself, missing for a part of several.
+        """
+        rows = [
+            [part.name, part.kind, " ".join(part.tensors), *vars(damage).values(), own_sqnr_db.get(part.name)]
+            for part, damage in self.damages.items()
+        ]
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        return table.sort_values(["logit_kl", "name"], ascending=[False, True], ignore_index=True)
+
+
+def parts_of(graph: QuantGraph) -> tuple[Part, ...]:
+    """The whole network, every layer, every weight and every activation."""
+    return (
+        Part("whole network", "network", graph.names),
+        *(Part(p.module, "layer", (p.name, *_read_by(p.module, graph))) for p in graph.weights),
+        *(Part(p.name, "weight", (p.name,)) for p in graph.weights),
+        *(Part(p.name, "activation", (p.name,)) for p in graph.activations),
+    )
+
+
+def _read_by(layer: str, graph: QuantGraph) -> list[str]:
+    """The activations that a layer reads; several if it is called several times."""
+    points = {(point.node, reader): point.name for point in graph.activations for reader in point.readers}
+    names = []
+    for node in graph.module.graph.nodes:
+        if node.op == "call_module" and node.target == layer:
+            source, reader = node.all_input_nodes[0], node
+            while (source.name, reader.name) not in points:  # through what only moves values
+                source, reader = source.all_input_nodes[0], source
+            names.append(points[source.name, reader.name])
+    return list(dict.fromkeys(names))
+
+
+@torch.inference_mode()
+def measure_sensitivity(
+    graph: QuantGraph, qparams: Mapping[str, QParams], batches: Iterable[tuple[Tensor, Tensor]]
+) -> Sensitivities:
+    """Quantize one part after another and hold the logits against those of the float network.
+
+    Args:
+        graph: the float network; it is not changed.
+        qparams: by tensor name, for all of the graph's.
+        batches: normalised images, float32 (n, channels, height, width), on the device to use, and their classes,
+            int64 (n,). What the float network computes of a batch is kept in memory while the parts are measured.
+
+    Raises:
+        FloatingPointError: a logit is NaN.
+        ValueError: there is no batch.
+    """
+    parts = parts_of(graph)
+    scores = {part: DamageSum() for part in parts}
+    images, correct = 0, 0
+    grids: _Grids | None = None
+    for batch, labels in batches:
+        grids = grids or _Grids(graph, qparams, batch.device)
+        original, values = run(grids.network, batch)
+        images, correct = images + len(labels), correct + count_correct(_checked(original), labels)
+        for part in parts:
+            logits = rerun(grids.network, grids.of(part), values)
+            scores[part].update(original, _checked(logits), labels)
+    if not images:
+        raise ValueError("sensitivity needs at least one batch of images")
+    return Sensitivities(images, 100.0 * correct / images, {part: score.damage() for part, score in scores.items()})
+
+
+def own_sqnr_db(
+    graph: QuantGraph, qparams: Mapping[str, QParams], summaries: Mapping[str, Summary]
+) -> dict[str, float]:
+    """The signal-to-quantization-noise ratio of every tensor itself, dB.
+
+    Weights give theirs from their values, activations from what calibration saw; one without a summary is left out.
+    """
+    weights = {point.name: graph.module.get_parameter(point.name).detach().double() for point in graph.weights}
+    ratios = {
+        name: sqnr_db(float((w**2).sum()), float(((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()))
+        for name, w in weights.items()
+    }
+    return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in summaries.items()}
+
+
+def _checked(logits: Tensor) -> Tensor:
+    if bool(logits.isnan().any()):
+        raise FloatingPointError("sensitivity: the network returned NaN logits")
+    return logits
+
+
+@final
+class _Grids:
+    """A network, and every tensor of it on its grid: as a module, by the path of what it stands for."""
+
+    def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams], device: torch.device) -> None:
+        self.network = insert_at_points(graph, {point.name: nn.Identity() for point in graph.activations}).to(device)
+        self.modules: dict[str, tuple[str, nn.Module]] = {}
+        for point in graph.activations:
+            self.modules[point.name] = (f"quantization_points.{point.node}", FakeQuantize(qparams[point.name]))
+        for weight in graph.weights:
+            layer = copy.deepcopy(self.network.get_submodule(weight.module))
+            parameter = layer.get_parameter("weight")
+            parameter.copy_(fake_quantize(parameter, qparams[weight.name].to(device)))
+            self.modules[weight.name] = (weight.module, layer)
+
+    def of(self, part: Part) -> dict[str, nn.Module]:
+        return dict(self.modules[tensor] for tensor in part.tensors)

@@ -1,0 +1,1 @@
+"""Which grid every tensor gets, and the verb of the library."""

@@ -1,0 +1,1 @@
+"""Files, caches and threads: how things are computed and stored, never what."""

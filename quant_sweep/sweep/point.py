@@ -1,0 +1,173 @@
+"""One point of the sweep as the config describes it: validated, described for the record, and named by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.engines import Auto, Engine, Flow
+from quant_sweep.engines.auto import Choice
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, QuantGraph
+from quant_sweep.observers import MinMax, Observer
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme
+from quant_sweep.sweep.build import build, plain, resolve_device
+
+# Config values that say where and how, not what: no params, and no part of the content key.
+_RIM = ("tracking", "outputs_dir", "cache_dir", "force", "batch_size", "device")
+# What a digest of weights, images or indices says better than the config.
+_DIGESTED = ("model", "data", "bits")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one run does.
+
+    Attributes:
+        settings: the whole config, resolved to plain values.
+        sequential: calibrate as the original study did, upstream already quantized.
+        choice: the engine that `engine=auto` became, once it is settled.
+    """
+
+    settings: Mapping[str, Any]
+    observer: Observer
+    weight_observer: Observer
+    scheme: Scheme
+    widths: BitWidths
+    fusion: Fusion
+    engine: Engine | Flow | Auto
+    device: torch.device
+    choice: Choice | None = None
+
+    def settled(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> Point:
+        """The point with the engine that `engine=auto` stands for here; any other as it is."""
+        if not isinstance(self.engine, Auto):
+            return self
+        choice = self.engine.choose(graph, specs, self.device)
+        return replace(self, engine=choice.engine, choice=choice)
+
+    @property
+    def sequential(self) -> bool:
+        return bool(self.settings["calibration"]["name"] == "sequential")
+
+    @property
+    def update_batch_norm(self) -> bool:
+        return bool(self.settings["calibration"].get("update_batch_norm", False))
+
+    def __str__(self) -> str:
+        weights, activations = self.widths.weights, self.widths.activations
+        bits = f"{weights} bits" if weights == activations else f"W{weights}A{activations}"
+        engine = self.choice.name if self.choice else self.settings["engine"]["name"]
+        model, scheme, observer = (self.settings[group]["name"] for group in ("model", "scheme", "observer"))
+        return " ".join([model, engine, scheme, self.fusion.value, observer, bits])
+
+    def params(self) -> dict[str, object]:
+        """Every config axis by its name on the command line; `device` as it was resolved."""
+        axes = flat_params({key: value for key, value in self.settings.items() if key not in _RIM})
+        return axes | {"device": self.device.type}
+
+    def tags(self) -> dict[str, str]:
+        """What the machine decided and nobody typed."""
+        facts: dict[str, object] = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+        facts["cpu_vnni"] = torch.cpu._is_vnni_supported()
+        if self.choice is not None:
+            facts |= {"engine_chosen": self.choice.name, "engine_reason": self.choice.reason}
+        if isinstance(self.engine, Flow):
+            facts |= self.engine.facts()
+        return {name: str(value) for name, value in facts.items()}
+
+    def contents(self) -> dict[str, object]:
+        """What of the config decides the numbers, JSON-able; weights and images are left to their digests."""
+        settings = {key: value for key, value in self.settings.items() if key not in _RIM + _DIGESTED}
+        chosen = {} if self.choice is None else {"engine_chosen": self.choice.name}
+        return {**settings, **chosen, "device": self.device.type}
+
+
+def flat_params(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Nested settings as flat params; a group is called by its `name`: {observer: {name: hist, dst_bins: 8}} gives
+    observer=hist and observer.dst_bins=8."""
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "name" in value:
+            flat[key] = value["name"]
+            hidden = ("name", "_target_", "cache_dir")
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items() if inner not in hidden}
+        else:
+            flat[key] = value
+    return flat
+
+
+def read_point(cfg: DictConfig) -> Point:
+    """Build what the config names, and refuse what cannot be done, before any work.
+
+    Raises:
+        InputError: a value cannot be used, or two of them exclude each other.
+    """
+    settings = plain(cfg)
+    _check_numbers(settings)
+    engine = build("engine", settings["engine"])
+    point = Point(
+        settings=settings,
+        observer=build("observer", settings["observer"]),
+        weight_observer=build("weight_observer", settings["weight_observer"]),
+        scheme=build("scheme", settings["scheme"]),
+        widths=BitWidths(settings["weight_bits"], settings["activation_bits"], settings["overrides"]),
+        fusion=Fusion(settings["fusion"]),
+        engine=engine,
+        device=resolve_device(settings["device"], engine.devices),
+    )
+    if point.update_batch_norm and point.fusion is not Fusion.none:
+        raise InputError(
+            f"calibration.update_batch_norm=true: fusion={point.fusion.value} folds BatchNorm away; use fusion=none"
+        )
+    if point.sequential and point.scheme.same_grid_around_relu:
+        raise InputError(
+            "scheme.same_grid_around_relu=true: calibration=sequential lays the grid before a ReLU before it knows "
+            "the one after it; use calibration=one_pass"
+        )
+    if isinstance(engine, Flow):
+        _check_flow(engine, point)
+    return point
+
+
+def _check_numbers(settings: Mapping[str, Any]) -> None:
+    for name, bits in settings["overrides"].items():
+        try:
+            QuantSpec(bits)
+        except InputError as error:
+            raise InputError(f"overrides.{name}={str(error).removeprefix('bits=')}") from error
+    for name in ("augment", "update_batch_norm"):
+        value = settings["calibration"].get(name, False)
+        if not isinstance(value, bool):
+            raise InputError(f"calibration.{name}={value!r}: allowed are true and false")
+    sizes = {"batch_size": settings["batch_size"], "calibration.batch_size": settings["calibration"]["batch_size"]}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"{name}={size!r}: allowed are whole numbers from 1")
+
+
+def _check_flow(flow: Flow, point: Point) -> None:
+    """Refuse settings that somebody else's flow would not follow, lest a run claims what it did not do."""
+    settings, widths = point.settings, point.widths
+    ignored: dict[str, tuple[object, bool]] = {
+        "bits": (widths.weights, widths.weights != widths.activations or widths.weights == flow.bits),
+        "weight_bits": (widths.weights, widths.weights == flow.bits),
+        "activation_bits": (widths.activations, widths.activations == flow.bits),
+        "overrides": (dict(widths.overrides), not widths.overrides),
+        "fusion": (point.fusion.value, point.fusion is Fusion.conv_bn_relu),
+        "scheme": (settings["scheme"]["name"], point.scheme == AFFINE),
+        "weight_observer": (settings["weight_observer"]["name"], point.weight_observer == MinMax()),
+        "calibration": (settings["calibration"]["name"], not point.sequential),
+    }
+    for key, (value, follows) in ignored.items():
+        if not follows:
+            raise InputError(
+                f"{key}={value}: engine={settings['engine']['name']} has its own flow; it takes only bits={flow.bits} "
+                "fusion=conv_bn_relu scheme=affine weight_observer=minmax calibration=one_pass"
+            )
+    flow.check(settings["observer"]["name"])

@@ -1,0 +1,124 @@
+"""Fixed-point products against exact whole numbers: the bound that `fixed_point` states, and gemmlowp's own bits."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quant_sweep.arithmetic.fixed_point import (
+    INT32_MAX,
+    INT32_MIN,
+    FixedPoint,
+    fixed_point_of,
+    multiply,
+    rounding_doubling_high_multiply,
+    rounding_right_shift,
+)
+from quant_sweep.errors import InputError
+
+EDGES = [0, 1, -1, 2, -2, 3, 2**30, -(2**30), 2**30 - 1, 2**30 + 1, INT32_MAX, INT32_MIN, INT32_MAX - 1, INT32_MIN + 1]
+int32 = st.sampled_from(EDGES) | st.integers(INT32_MIN, INT32_MAX) | st.integers(-1000, 1000)
+near_a_power_of_two = st.builds(
+    lambda exponent, ulps: 2.0**exponent * (1 + ulps * 2.0**-52), st.integers(-32, 29), st.integers(-4, 4)
+)
+factors = near_a_power_of_two | st.floats(2.0**-40, 2.0**29)
+
+
+def nearest(x: Fraction) -> int:
+    return round(x)  # half to even; the bound is about any rounding
+
+
+def gemmlowp_high_multiply(a: int, b: int) -> int:
+    """SaturatingRoundingDoublingHighMul, transcribed: C's division cuts off towards zero."""
+    if a == b == INT32_MIN:
+        return INT32_MAX
+    nudged = a * b + (2**30 if a * b >= 0 else 1 - 2**30)
+    return abs(nudged) // 2**31 * (1 if nudged >= 0 else -1)
+
+
+def gemmlowp_right_shift(x: int, exponent: int) -> int:
+    """RoundingDivideByPOT, transcribed."""
+    mask = (1 << exponent) - 1
+    return (x >> exponent) + ((x & mask) > (mask >> 1) + (x < 0))
+
+
+def off(x: torch.Tensor, factor: FixedPoint, real: Fraction) -> list[Fraction]:
+    """How far each product is from the exact one, where nothing saturates."""
+    products = zip(multiply(x, factor).tolist(), x.tolist(), strict=True)
+    return [abs(found - exact) for found, exact in ((f, v * real) for f, v in products) if abs(exact) < 2**30]
+
+
+# 1,000 factors with 100 values each and the edges: more than 100,000 cases.
+@settings(max_examples=1000)
+@given(real=factors, seed=st.integers(0, 2**32 - 1), values=st.lists(int32, max_size=20))
+def test_the_stated_bound(real: float, seed: int, values: list[int]) -> None:
+    factor = fixed_point_of(torch.tensor(real, dtype=torch.float64))
+    random = torch.randint(INT32_MIN, INT32_MAX + 1, (100,), generator=torch.Generator().manual_seed(seed))
+    x = torch.cat([random >> int(seed % 31), torch.tensor(EDGES + values)])
+    exact = Fraction(real)
+    bound = Fraction(1, 2) + Fraction(2) ** -int(factor.shift)
+    for x_part in (x, -x.clamp(min=INT32_MIN + 1)):
+        assert all(distance <= bound for distance in off(x_part, factor, exact))
+    if factor.shift >= 1:
+        found = multiply(x, factor).tolist()
+        assert all(abs(f - nearest(v * exact)) <= 1 for f, v in zip(found, x.tolist(), strict=True))
+
+
+@given(a=int32, b=st.integers(0, INT32_MAX) | st.sampled_from([2**30, INT32_MAX]), n=st.integers(0, 31))
+@settings(max_examples=2000)
+def test_bit_for_bit_what_gemmlowp_computes(a: int, b: int, n: int) -> None:
+    high = rounding_doubling_high_multiply(torch.tensor(a), torch.tensor(b)).item()
+    assert high == gemmlowp_high_multiply(a, b)
+    assert rounding_right_shift(torch.tensor(a), torch.tensor(n)).item() == gemmlowp_right_shift(a, n)
+
+
+@pytest.mark.parametrize(
+    ("real", "multiplier", "shift"),
+    [
+        (0.5, 2**30, 0),
+        (0.5 - 2.0**-40, 2**30, 0),  # its mantissa rounds up to 1
+        (0.5 - 2.0**-31, 2**31 - 2, 1),
+        (1.0 - 2.0**-40, 2**30, -1),
+        (1.0, 2**30, -1),
+        (0.75, 3 * 2**29, 0),
+        (2.0**-32, 2**30, 31),
+        (2.0**-33, 0, 0),
+        (3.0, 3 * 2**29, -2),
+    ],
+)
+def test_known_factors(real: float, multiplier: int, shift: int) -> None:
+    factor = fixed_point_of(torch.tensor(real, dtype=torch.float64))
+    assert (factor.multiplier.item(), factor.shift.item()) == (multiplier, shift)
+    assert factor.multiplier.dtype == factor.shift.dtype == torch.int32
+
+
+@given(real=st.floats(2.0**-32, 2.0**29))
+def test_the_nearest_factor(real: float) -> None:
+    found = fixed_point_of(torch.tensor([real], dtype=torch.float64)).real.item()
+    assert abs(Fraction(found) / Fraction(real) - 1) <= Fraction(1, 2**31)
+
+
+def test_ties() -> None:
+    assert rounding_right_shift(torch.tensor([1, -1, 3, -3, 2]), torch.tensor(1)).tolist() == [1, -1, 2, -2, 1]
+    half = torch.tensor(2**30)
+    assert rounding_doubling_high_multiply(torch.tensor([1, -1, 3, -3]), half).tolist() == [1, 0, 2, -1]
+
+
+def test_one_factor_per_channel() -> None:
+    x = torch.tensor([[100, 200], [100, 200]], dtype=torch.int32)
+    factor = fixed_point_of(torch.tensor([[0.5], [0.01]], dtype=torch.float64))
+    assert multiply(x, factor).tolist() == [[50, 100], [1, 2]]
+
+
+def test_a_product_beyond_int32_saturates() -> None:
+    factor = fixed_point_of(torch.tensor(2.0**20, dtype=torch.float64))
+    found = multiply(torch.tensor([2**20, -(2**20)], dtype=torch.int32), factor)
+    assert found.abs().min() >= 2**30
+
+
+@pytest.mark.parametrize("real", [0.0, -1.0, float("nan"), float("inf"), 2.0**30])
+def test_what_is_no_factor(real: float) -> None:
+    with pytest.raises(InputError, match="above 0 and below"):
+        fixed_point_of(torch.tensor(real))

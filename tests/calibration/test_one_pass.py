@@ -1,0 +1,236 @@
+"""One float pass: its summaries are those of plain hooks, and its grids those of the observers."""
+
+import functools
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import cifar_resnet20, images, tiny
+from torch import Tensor, nn
+
+from quant_sweep import observers
+from quant_sweep.arithmetic.affine import qparams_from_range
+from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.calibration.one_pass import calibrate, choose_qparams, choose_weight_qparams, observe
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, insert_at_points, quantizable
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary
+from quant_sweep.observers import MinMax, Observer
+from quant_sweep.quantization.quantize import quantize
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+
+OBSERVERS = [getattr(observers, name) for name in observers.__all__ if name != "Observer"]
+
+
+@pytest.mark.parametrize("fusion", Fusion)
+def test_summaries_are_what_plain_hooks_see(fusion: Fusion) -> None:
+    """The model's own forward, layer by layer: what conv1, linear and the first ReLU receive needs no graph of ours."""
+    model = cifar_resnet20()
+    batches = [images(4, seed=1), images(3, seed=2)]
+    received: dict[str, list[Tensor]] = {}
+    for name in ("conv1", "layer2.0.conv1", "linear"):
+        module = model.get_submodule(name)
+        module.register_forward_pre_hook(lambda _, args, n=name: received.setdefault(n, []).append(args[0].clone()))
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    graph = quantizable(cifar_resnet20(), fusion)
+    summaries = calibrate(graph, batches).summaries
+    assert summaries.keys() == {point.name for point in graph.activations}
+    assert_summarizes(summaries["input"], received["conv1"], exact=True)
+    before = {reader: point.name for point in graph.activations for reader in point.readers}
+    assert_summarizes(summaries[before["layer2_0_conv1"]], received["layer2.0.conv1"], exact=fusion is Fusion.none)
+
+
+def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> None:
+    """exact: BatchNorm is not folded, so that the values are the very same ones."""
+    total = torch.cat([batch.flatten() for batch in batches])
+    tolerance = 0.0 if exact else 1e-4
+    assert float(summary.total.lo) == pytest.approx(float(total.min()), abs=tolerance)
+    assert float(summary.total.hi) == pytest.approx(float(total.max()), abs=tolerance)
+    assert int(summary.total.total) == total.numel()
+    assert [int(batch.total) for batch in summary.recent] == [batch.numel() for batch in batches]
+    for kept, batch in zip(summary.recent, batches, strict=True):
+        assert float(kept.lo) == pytest.approx(float(batch.min()), abs=tolerance)
+        assert float(kept.hi) == pytest.approx(float(batch.max()), abs=tolerance)
+    if exact:
+        edges = summary.total.edges[0]
+        inside = [int(((total >= lo) & (total < hi)).sum()) for lo, hi in itertools.pairwise(edges[::512].tolist())]
+        assert summary.total.counts[0].reshape(-1, 512).sum(dim=1).tolist() == inside
+
+
+def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no cache to speak of, 40 images are taken apart into 16, 16 and 8; by one thread or by three alike."""
+    monkeypatch.setattr("quant_sweep.calibration.one_pass._CACHED_BYTES", 1)
+    graph, batches = quantizable(tiny(), Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
+    received: dict[str, list[Histogram]] = {}
+
+    class Count(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            received.setdefault(self.name, []).append(Histogram.of(x.reshape(1, -1)))
+            return x
+
+    network = insert_at_points(graph, {point.name: Count(point.name) for point in graph.activations})
+    with torch.no_grad():
+        for part in [part for batch in batches for part in batch.split(16)]:
+            network(part)
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            summaries = calibrate(graph, batches).summaries
+        finally:
+            torch.set_num_threads(before)
+        for name, parts in received.items():
+            assert [len(part) for part in (parts[:3], parts[3:])] == [3, 2]
+            for kept, expected in zip(summaries[name].recent, (parts[:3], parts[3:]), strict=True):
+                together = functools.reduce(Histogram.merge, expected)
+                for field in ("lo", "hi", "exponent", "first", "counts"):
+                    assert torch.equal(getattr(kept, field), getattr(together, field)), (threads, name, field)
+
+
+@settings(max_examples=10)
+@given(order=st.permutations(range(4)))
+def test_order_of_batches_does_not_change_totals(order: list[int]) -> None:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    batches = [images(2, seed=seed) * (seed + 1) for seed in range(4)]
+    straight = calibrate(graph, batches).summaries
+    shuffled = calibrate(graph, [batches[i] for i in order]).summaries
+    for name, summary in straight.items():
+        total, other = summary.total, shuffled[name].total
+        for field in ("lo", "hi", "exponent", "first", "counts"):
+            assert torch.equal(getattr(total, field), getattr(other, field)), (name, field)
+
+
+def test_the_graph_is_not_changed() -> None:
+    graph = quantizable(tiny(), Fusion.none)
+    code, state = graph.module.code, {n: v.clone() for n, v in graph.module.state_dict().items()}
+    calibrate(graph, [images(2)])
+    assert graph.module.code == code
+    assert all(torch.equal(value, state[name]) for name, value in graph.module.state_dict().items())
+
+
+def test_no_batch() -> None:
+    with pytest.raises(InputError, match="no batch"):
+        calibrate(quantizable(tiny(), Fusion.bn), [])
+
+
+def test_empty_batch() -> None:
+    with pytest.raises(InputError, match=r"input: .*empty"):
+        calibrate(quantizable(tiny(), Fusion.bn), [images(0)])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_input_that_is_not_finite_is_named(bad: float) -> None:
+    batch = images(2)
+    batch[1, 2, 3, 4] = bad
+    with pytest.raises(InputError, match=r"^input: .*NaN or infinity"):
+        calibrate(quantizable(tiny(), Fusion.bn), [images(2), batch])
+
+
+class Inner(nn.Module):
+    """NaN appears between two layers, as the logarithm of a negative number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(2, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.log(self.first(x)))
+
+
+def test_inner_tensor_that_is_not_finite_is_named() -> None:
+    with pytest.raises(InputError, match=r"^log\.output: .*NaN"):
+        calibrate(quantizable(Inner(), Fusion.conv_bn_relu), [images(2)])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weight_that_is_not_finite_is_named(bad: float) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.conv2.weight[0, 0, 0, 0] = bad
+    graph = quantizable(model, Fusion.none)
+    with pytest.raises(InputError, match=r"^conv2\.weight: .*NaN or infinity"):
+        choose_weight_qparams(graph, assign_specs(graph, AFFINE, BitWidths(8, 8, {})), MinMax())
+
+
+def test_weight_grids_are_those_of_each_channel() -> None:
+    graph = quantizable(tiny(), Fusion.bn)
+    specs = assign_specs(graph, AFFINE, BitWidths(4, 8, {}))
+    for name, grid in choose_weight_qparams(graph, specs, MinMax()).items():
+        rows = graph.module.get_parameter(name).flatten(1)
+        wanted = qparams_from_range(rows.amin(dim=1), rows.amax(dim=1), specs[name])
+        assert torch.equal(grid.scale, wanted.scale)
+        assert torch.equal(grid.zero_point, wanted.zero_point)
+
+
+def test_all_grids_are_chosen_by_the_right_observer() -> None:
+    class Half(Observer):
+        def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+            return summary.total.lo / 2, summary.total.hi / 2
+
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    calibration = calibrate(graph, [images(4)])
+    specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
+    qparams = choose_qparams(calibration, specs, Half(), MinMax())
+    assert qparams.keys() == set(graph.names)
+    for name, summary in calibration.summaries.items():
+        assert torch.equal(qparams[name].scale, observe(summary, specs[name], Half()).scale)
+        assert float(qparams[name].scale) == pytest.approx(float(observe(summary, specs[name], MinMax()).scale) / 2)
+    assert float(qparams["linear.weight"].hi.max()) == pytest.approx(
+        float(graph.module.linear.weight.detach().abs().max())
+    )
+
+
+@pytest.mark.parametrize("observer", OBSERVERS, ids=lambda observer: observer.__name__)
+@pytest.mark.parametrize("value", [0.0, 3.0, -0.25])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_constant_activations_go_through_the_whole(observer: type[Observer], value: float, bits: int) -> None:
+    """Every observer, every tensor constant: what comes out is finite, and 0 stays 0."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 16, 3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5 if value else 0.0)
+    batch = torch.full((4, 3, 4, 4), value)
+    quantized = quantize(calibrate(quantizable(model, Fusion.none), [batch]), bits=bits, observer=observer())
+    with torch.no_grad():
+        logits, original = quantized.network(batch), model(batch)
+    assert bool(logits.isfinite().all())
+    assert float((logits - original).abs().max()) <= 1e-5 + 0.05 * float(original.abs().max())
+
+
+_RESIDENT_MB_BY_BATCH = """
+import resource, torch
+from pathlib import Path
+from quant_sweep.calibration.one_pass import calibrate
+from quant_sweep.graph import Fusion, insert_at_points, quantizable
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.models import resnet20
+
+def batches():
+    for _ in range(20):
+        yield torch.randn(64, 3, 32, 32)
+        print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20)
+
+calibrate(quantizable(resnet20(num_classes=10, in_channels=3).eval(), Fusion.conv_bn_relu), batches())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_memory_does_not_grow_with_the_images() -> None:
+    """It did, by 50 MB a batch: see `Collector`."""
+    printed = subprocess.run([sys.executable, "-c", _RESIDENT_MB_BY_BATCH], capture_output=True, text=True, check=True)
+    resident = [int(line) for line in printed.stdout.split()]
+    assert len(resident) == 20
+    assert resident[-1] - resident[4] < 150

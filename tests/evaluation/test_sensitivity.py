@@ -1,0 +1,203 @@
+"""One part at a time in few bits: against the same done by hand with hooks, and against `Simulate`."""
+
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from small_networks import images, tiny
+from torch import Tensor, nn
+
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
+from quant_sweep.engines import Simulate
+from quant_sweep.evaluation.logit_damage import logit_kl
+from quant_sweep.evaluation.sensitivity import COLUMNS, Part, measure_sensitivity, own_sqnr_db, parts_of
+from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.observers import MSE, MinMax
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+
+LABELS = torch.arange(24) % 4
+
+
+def calibrated(model: nn.Module, fusion: Fusion, bits: int = 3) -> tuple[Calibration, dict[str, QParams]]:
+    calibration = calibrate(quantizable(model, fusion), [images(8)])
+    specs = assign_specs(calibration.graph, AFFINE, BitWidths(bits, bits, {}))
+    return calibration, choose_qparams(calibration, specs, MSE(), MinMax())
+
+
+def batches(size: int = 24) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images(24, seed=9).split(size), LABELS.split(size), strict=True))
+
+
+class Chain(nn.Module):
+    """Every activation is read by one layer only, so that a hook on that layer can round it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(3, 6, 3, stride=2), nn.ReLU()
+        self.conv2, self.relu2 = nn.Conv2d(6, 6, 3, stride=2), nn.ReLU()
+        self.flatten, self.linear = nn.Flatten(), nn.Linear(54, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+        return self.linear(self.flatten(x))
+
+
+READS = {"conv1": "input", "conv2": "relu1.output", "linear": "relu2.output"}
+
+
+def by_hand(tensor: str, qparams: Mapping[str, QParams]) -> Tensor:
+    """Logits of a fresh `Chain` in which one tensor is rounded."""
+    torch.manual_seed(0)
+    model = Chain().eval()
+    for layer, read in READS.items():
+        module = model.get_submodule(layer)
+        if tensor == read:
+            module.register_forward_pre_hook(lambda _, args: fake_quantize(args[0], qparams[tensor]))
+        if tensor == f"{layer}.weight":
+            module.weight.data = fake_quantize(module.weight.data, qparams[tensor])
+    with torch.no_grad():
+        return model(images(24, seed=9))
+
+
+def test_every_tensor_against_hooks_and_formulas() -> None:
+    torch.manual_seed(0)
+    calibration, qparams = calibrated(Chain().eval(), Fusion.conv_bn_relu)
+    measured = measure_sensitivity(calibration.graph, qparams, batches())
+    original = by_hand("none", qparams)
+    right = (original.argmax(1) == LABELS).sum().item()
+    assert measured.images == 24
+    assert measured.float_accuracy == pytest.approx(100 * right / 24)
+    single = {part.name: damage for part, damage in measured.damages.items() if len(part.tensors) == 1}
+    assert set(single) == {*READS.values(), *(f"{layer}.weight" for layer in READS)}
+    for name, damage in single.items():
+        logits = by_hand(name, qparams)
+        p, q = (torch.softmax(z.double(), dim=1) for z in (original, logits))
+        kl = sum((pi * (pi / qi).log()).sum().item() for pi, qi in zip(p, q, strict=True)) / 24
+        noise = sum((a - b) ** 2 for a, b in zip(original.flatten().tolist(), logits.flatten().tolist(), strict=True))
+        signal = sum(a**2 for a in original.flatten().tolist())
+        assert damage.logit_kl == pytest.approx(kl, rel=1e-6)
+        assert damage.logit_kl > 0
+        assert damage.logit_sqnr_db == pytest.approx(10 * math.log10(signal / noise), rel=1e-6)
+        assert damage.accuracy_drop == pytest.approx(100 * (right - (logits.argmax(1) == LABELS).sum().item()) / 24)
+
+
+@pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
+def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> None:
+    """With a residual add, pooling and BatchNorm on the way."""
+    calibration, qparams = calibrated(tiny(), fusion)
+    graph = calibration.graph
+    measured = measure_sensitivity(graph, qparams, batches(7))
+    batch, labels = batches()[0]
+    assert tuple(measured.damages) == parts_of(graph)
+    with torch.no_grad():
+        original = graph.module(batch)
+        for part, damage in measured.damages.items():
+            logits = Simulate().build(graph, {name: qparams[name] for name in part.tensors})(batch)
+            assert damage.logit_kl == pytest.approx(logit_kl(original, logits).mean().item(), rel=1e-3, abs=1e-9)
+            lost = (original.argmax(1) == labels).sum() - (logits.argmax(1) == labels).sum()
+            assert damage.accuracy_drop == pytest.approx(100 * lost.item() / 24)
+
+
+def test_parts() -> None:
+    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    parts = parts_of(graph)
+    assert parts[0] == Part("whole network", "network", graph.names)
+    assert [(part.name, part.tensors) for part in parts if part.kind == "layer"] == [
+        ("conv1", ("conv1.weight", "input")),
+        ("conv2", ("conv2.weight", "relu.output")),
+        ("linear", ("linear.weight", "adaptive_avg_pool2d.output")),
+    ]
+    single = [part for part in parts if part.kind in ("weight", "activation")]
+    assert sorted(part.name for part in single) == sorted(graph.names)
+    assert all(part.tensors == (part.name,) for part in single)
+
+
+def test_a_layer_that_is_called_twice_reads_two_tensors() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.pool = nn.Conv2d(3, 3, 1), nn.ReLU(), nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.pool(self.relu(self.conv(x))))
+
+    layers = [part for part in parts_of(quantizable(Twice(), Fusion.conv_bn_relu)) if part.kind == "layer"]
+    assert layers == [Part("conv", "layer", ("conv.weight", "input", "relu.output"))]
+
+
+def test_what_lies_upstream_is_computed_once() -> None:
+    calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
+    calls: list[str] = []
+    for layer in ("conv1", "conv2", "linear"):
+        calibration.graph.module.get_submodule(layer).register_forward_hook(lambda *_, layer=layer: calls.append(layer))
+    measure_sensitivity(calibration.graph, qparams, batches())
+    # In float; and in parts: the network, itself, its weight, its input, and those of the layers before.
+    assert [calls.count(layer) for layer in ("conv1", "conv2", "linear")] == [
+        1 + 4,
+        1 + 7,
+        1 + len(parts_of(calibration.graph)),
+    ]
+
+
+def test_table_ranks_by_divergence_and_knows_the_tensors_own_ratio() -> None:
+    calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
+    graph = calibration.graph
+    ratios = own_sqnr_db(graph, qparams, calibration.summaries)
+    table = measure_sensitivity(graph, qparams, batches()).table(ratios)
+    assert list(table.columns) == COLUMNS
+    assert table["logit_kl"].is_monotonic_decreasing
+    assert len(table) == len(parts_of(graph))
+    rows = table.set_index("name")
+    assert rows.loc["conv2", "tensors"] == "conv2.weight relu.output"
+    assert rows["own_sqnr_db"].notna().to_dict() == {name: name in graph.names for name in rows.index}
+    weight = graph.module.get_parameter("conv2.weight").detach()
+    noise = weight - fake_quantize(weight, qparams["conv2.weight"])
+    assert rows.loc["conv2.weight", "own_sqnr_db"] == pytest.approx(
+        20 * math.log10(weight.norm() / noise.norm()), rel=1e-4
+    )
+    batch = images(8)  # what calibration saw
+    noise = batch - fake_quantize(batch, qparams["input"])
+    assert rows.loc["input", "own_sqnr_db"] == pytest.approx(20 * math.log10(batch.norm() / noise.norm()), abs=0.1)
+
+
+def test_more_bits_do_less() -> None:
+    few, many = (
+        measure_sensitivity(calibration.graph, qparams, batches()).damages
+        for calibration, qparams in (calibrated(tiny(), Fusion.bn, bits) for bits in (2, 12))
+    )
+    for part, damage in few.items():
+        assert many[part].logit_kl < 0.01 * damage.logit_kl
+        assert many[part].logit_sqnr_db > damage.logit_sqnr_db + 20
+
+
+def test_the_graph_stays_as_it_was() -> None:
+    calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
+    module = calibration.graph.module
+    state, code = {name: value.clone() for name, value in module.state_dict().items()}, module.code
+    measure_sensitivity(calibration.graph, qparams, batches())
+    assert module.code == code
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_grids_that_change_nothing_do_no_damage() -> None:
+    """A network whose weights and inputs lie on their grids already."""
+    linear = nn.Linear(4, 3, bias=False)
+    linear.weight.data = torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 1.0, 0.0, -1.0], [1.0, 0.0, 0.0, -1.0]])
+    batch = torch.randint(0, 4, (10, 4), generator=torch.Generator().manual_seed(0)).float()
+    calibration = calibrate(quantizable(nn.Sequential(linear).eval(), Fusion.conv_bn_relu), [batch])
+    specs = assign_specs(calibration.graph, AFFINE, BitWidths(2, 2, {}))
+    qparams = choose_qparams(calibration, specs, MinMax(), MinMax())
+    for damage in measure_sensitivity(calibration.graph, qparams, [(batch, torch.zeros(10).long())]).damages.values():
+        assert (damage.accuracy_drop, damage.logit_kl, damage.logit_sqnr_db) == (0.0, 0.0, math.inf)
+
+
+def test_nan_and_nothing() -> None:
+    calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
+    with pytest.raises(ValueError, match="at least one batch"):
+        measure_sensitivity(calibration.graph, qparams, [])
+    calibration.graph.module.get_parameter("linear.bias").data[1] = torch.nan
+    with pytest.raises(FloatingPointError, match="NaN"):
+        measure_sensitivity(calibration.graph, qparams, batches())

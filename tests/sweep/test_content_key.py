@@ -1,0 +1,171 @@
+"""The same key means the same numbers: what decides a number changes it, nothing else does."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from configured import composed
+from omegaconf import DictConfig
+
+from quant_sweep.models import resnet20, write_checkpoint
+from quant_sweep.sweep import run
+from quant_sweep.sweep.content_key import code_version, content_key
+from quant_sweep.tracking import Tracker
+
+
+class AskedError(Exception):
+    """The key under which a run looked for itself."""
+
+
+class NoTracker:
+    def lock(self, key: str):
+        raise AskedError(key)
+
+
+KeyOf = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def key_of(tmp_path_factory: pytest.TempPathFactory) -> KeyOf:
+    """The key that `run_point` gives to a config."""
+    folder = tmp_path_factory.mktemp("key")
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        write_checkpoint(folder / f"{seed}.safetensors", resnet20(num_classes=10, in_channels=1).state_dict(), {})
+
+    def ask(*overrides: str, weights: int = 0) -> str:
+        cfg: DictConfig = composed(
+            f"outputs_dir={folder}",
+            f"model.checkpoint={folder}/{weights}.safetensors",
+            "calibration.images=64",
+            *overrides,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run, "open_tracker", lambda _: NoTracker())
+            with pytest.raises(AskedError) as asked:
+                run.run_point(cfg, sweep=None)
+        return str(asked.value)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "bits=4",
+        "weight_bits=4",
+        "activation_bits=4",
+        "overrides={input: 4}",
+        "observer=minmax",
+        "observer=hist",
+        "weight_observer=mse",
+        "fusion=none",
+        "scheme=symmetric",
+        "scheme.weight_narrow_range=false",
+        "scheme.activation_narrow_range=true",
+        "scheme.same_grid_around_relu=true",
+        "calibration=sequential",
+        "calibration.images=65",
+        "calibration.batch_size=32",
+        "calibration.augment=true",
+        "seed=1",
+        "data.size=16",
+        "data.seed=1",
+        "data.mean=[0.4]",
+    ],
+)
+def test_what_decides_a_number_changes_the_key(key_of: KeyOf, override: str) -> None:
+    assert key_of(override) != key_of()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["observer=fake_hist"], ["observer=fake_hist", "observer.percentile=99.9"]),
+        (["observer=fake_hist"], ["observer=fake_hist", "observer.momentum=0.2"]),
+        (["observer=hist"], ["observer=hist", "observer.dst_bins=256"]),
+        (["observer=hist"], ["observer=hist", "observer.merge_with_minmax=true"]),
+        (["calibration.augment=true"], ["calibration.augment=true", "seed=1"]),
+        (["weight_observer=fake_hist"], ["weight_observer=fake_hist", "weight_observer.percentile=99"]),
+        (
+            ["calibration=sequential", "fusion=none"],
+            ["calibration=sequential", "fusion=none", "calibration.update_batch_norm=true"],
+        ),
+        (["observer=minmax"], ["observer=minmax", "engine=builtin"]),
+    ],
+)
+def test_parameters_of_a_choice_change_the_key(key_of: KeyOf, one: list[str], other: list[str]) -> None:
+    assert key_of(*one) != key_of(*other)
+
+
+def test_weights_change_the_key_not_their_place(key_of: KeyOf, tmp_path: Path) -> None:
+    assert key_of(weights=1) != key_of()
+    torch.manual_seed(0)
+    copy = tmp_path / "copy.safetensors"
+    write_checkpoint(copy, resnet20(num_classes=10, in_channels=1).state_dict(), {})
+    assert key_of(f"model.checkpoint={copy}") == key_of()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["tracking.experiment=other"],
+        ["tracking.uri=http://127.0.0.1:5000"],
+        ["force=true"],
+        ["batch_size=7"],
+        ["device=cpu"],
+        ["weight_bits=8", "activation_bits=8"],
+    ],
+)
+def test_how_and_where_do_not_change_the_key(key_of: KeyOf, overrides: list[str]) -> None:
+    if torch.cuda.is_available() and overrides == ["device=cpu"]:
+        pytest.skip("device=auto is a GPU here")
+    assert key_of(*overrides) == key_of()
+
+
+def test_outputs_dir_does_not_change_the_key(key_of: KeyOf, tmp_path: Path) -> None:
+    assert key_of(f"outputs_dir={tmp_path}", f"cache_dir={tmp_path}/elsewhere") == key_of()
+
+
+def test_bits_reach_the_key_in_whatever_way_they_are_given(key_of: KeyOf) -> None:
+    assert (
+        key_of("bits=4")
+        == key_of("weight_bits=4", "activation_bits=4")
+        == key_of("bits=16", "weight_bits=4", "activation_bits=4")
+    )
+    assert key_of("weight_bits=4") != key_of("activation_bits=4")
+
+
+def test_same_key_in_every_process() -> None:
+    contents = {"observer": {"name": "mse"}, "bits": 8, "overrides": {"input": 8}, "percentile": 99.99}
+    program = f"from quant_sweep.sweep.content_key import content_key; print(content_key({contents!r}))"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
+    ).stdout.strip()
+    assert printed == content_key(dict(reversed(contents.items())))
+
+
+def test_is_a_name_that_the_tracker_takes(tmp_path: Path) -> None:
+    key = content_key({})
+    assert len(key) == 40
+    with Tracker(None, "0", tmp_path).lock(key):  # type: ignore[arg-type]
+        assert (tmp_path / f"{key}.lock").exists()
+
+
+def test_sources_that_decide_a_number_are_in_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.as_posix()) or original(path))
+    code_version.cache_clear()
+    code_version()
+    names = {name.split("/quant_sweep/", 1)[1] for name in read}
+    assert {"arithmetic/affine.py", "calibration/one_pass.py", "engines/simulate.py", "sweep/run.py"} <= names
+    assert not any(name.startswith(("report/", "tracking/", "cli/", "train/")) for name in names)
+
+
+def test_anything_that_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(TypeError):
+        content_key({"model": object()})
