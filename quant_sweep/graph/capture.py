@@ -25,7 +25,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from quant_sweep.errors import InputError
-from quant_sweep.graph.functional import functional
+from quant_sweep.graph.functional import functional, inlined
 from quant_sweep.graph.graph import INPUT, Graph, Node, pruned
 from quant_sweep.graph.interpret import Network, relative_difference
 from quant_sweep.graph.normalize import Constant, base_name, is_tensor, recorded, same_as_input, shape_of_one
@@ -88,9 +88,12 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
     own, images = _prepared(model, example)
     tolerance = max(_ROUNDING.get(tensor.dtype, _ROUNDING_FLOAT32) for tensor in (*own.state_dict().values(), images))
     with torch.no_grad():
-        outputs = _outputs_for_single_images(own, images[:_COMPARED], name, tolerance)
-        program = functional(_exported(own, images, name))
+        outputs = _outputs(own, images[:_COMPARED], name)
+        _check_alone(own, images[:_COMPARED], name, tolerance)
+        program = functional(inlined(_exported(own, images, name)))
         captured = Captured(_graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
+        if tolerance > _ROUNDING_FLOAT32:  # the model's own rounding may hide what the graph's does not
+            _check_alone(Network(captured.graph), captured.images, name, _ROUNDING_FLOAT32)
     captured.check(captured.graph, "the captured network")
     return captured
 
@@ -132,35 +135,42 @@ def _copies_of_computed_tensors(model: nn.Module) -> dict[int, Any]:
     return {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
 
 
-def _outputs_for_single_images(own: nn.Module, images: Tensor, name: str, tolerance: float) -> Any:
-    """What the model makes of a batch, which must not depend on the other images nor on chance."""
-    stranger = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.dtype)
-    batches = (images, images[:1], torch.cat([images[:1], stranger]))
+def _outputs(own: nn.Module, images: Tensor, name: str) -> Any:
+    """What the model makes of a batch: tensors with a row for each image."""
     try:
-        together, alone, beside = (own(batch.clone()) for batch in batches)
+        outputs = own(images.clone())
     except Exception as error:
         raise InputError(
             f"model={name}: cannot compute inputs of shape {tuple(images.shape)}: {_one_line(error)}"
         ) from error
-    _check_outputs(together, name)
-    for outputs in (together, beside):
-        first = pytree.tree_map(lambda y: y[:1], outputs)
+    for leaf in pytree.tree_leaves(outputs):
+        if not isinstance(leaf, Tensor):
+            raise InputError(f"model={name}: returns {type(leaf).__name__}, where tensors are expected")
+        if leaf.dim() == 0 or len(leaf) != len(images):
+            raise InputError(
+                f"model={name}: returns a tensor of shape {tuple(leaf.shape)} for {len(images)} images; "
+                "axis 0 has to count the images"
+            )
+    return outputs
+
+
+def _check_alone(network: nn.Module, images: Tensor, name: str, tolerance: float) -> None:
+    """Refuse a network whose result for an image depends on the other images of the batch, or on chance."""
+    stranger = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.dtype)
+    alone = network(images[:1].clone())
+    for batch in (images, torch.cat([images[:1], stranger])):
+        first = pytree.tree_map(lambda y: y[:1], network(batch.clone()))
         if not relative_difference(first, alone) <= 10 * tolerance:
             raise InputError(
                 f"model={name}: its result for an image depends on the other images of the batch, or on chance; "
                 "quantization needs a network that sees each image alone (in evaluation mode)"
             )
-    return together
-
-
-def _check_outputs(outputs: Any, name: str) -> None:
-    for leaf in pytree.tree_leaves(outputs):
-        if not isinstance(leaf, Tensor):
-            raise InputError(f"model={name}: returns {type(leaf).__name__}, where tensors are expected")
 
 
 def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
-    shapes = ({0: Dim("images", min=1, max=_MOST_IMAGES)},)
+    of_batch: Any = {0: Dim("images", min=1, max=_MOST_IMAGES)}
+    (first, *_) = inspect.signature(own.forward).parameters.values()
+    shapes = ((of_batch,),) if first.kind is first.VAR_POSITIONAL else (of_batch,)
     try:
         return export(own, (images[:2],), dynamic_shapes=shapes, strict=False)
     except Exception as error:
@@ -228,6 +238,10 @@ class _Reading:
             return
         if not isinstance(node.meta.get("val"), Tensor | tuple | list):
             return  # a size
+        if any(source.op == "get_attr" for source in node.all_input_nodes):
+            raise InputError(
+                f"model={self.model}: cannot be captured: {base_name(node)} chooses between functions by values"
+            )
         operation, sources = recorded(node, self.known)
         sources = tuple(self.same.get(source, source) if isinstance(source, fx.Node) else source for source in sources)
         inputs = [self.known.get(s, s) if isinstance(s, fx.Node) else s for s in sources]
