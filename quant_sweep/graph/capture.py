@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant_sweep.errors import InputError
 from quant_sweep.graph.functional import functional, inlined
@@ -86,9 +87,10 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
     name = type(model).__name__
     _check_inputs(model, name)
     own, images = _prepared(model, example)
-    tolerance = max(_ROUNDING.get(tensor.dtype, _ROUNDING_FLOAT32) for tensor in (*own.state_dict().values(), images))
-    with torch.no_grad():
+    with torch.no_grad(), _Types() as types:
         outputs = _outputs(own, images[:_COMPARED], name)
+    tolerance = max(_ROUNDING.get(dtype, _ROUNDING_FLOAT32) for dtype in {*types.seen, torch.float32})
+    with torch.no_grad():
         _check_alone(own, images[:_COMPARED], name, tolerance)
         program = functional(inlined(_exported(own, images, name)))
         captured = Captured(_graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
@@ -133,6 +135,22 @@ def _copies_of_computed_tensors(model: nn.Module) -> dict[int, Any]:
     keeps them."""
     attributes = (value for module in model.modules() for value in vars(module).values())
     return {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
+
+
+@final
+class _Types(TorchDispatchMode):
+    """Notes in which numbers a model computes."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        result = func(*args, **(kwargs or {}))
+        self.seen.update(leaf.dtype for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
 
 
 def _outputs(own: nn.Module, images: Tensor, name: str) -> Any:
