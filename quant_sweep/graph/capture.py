@@ -15,7 +15,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -30,7 +30,7 @@ from quant_sweep.graph.functional import functional, inlined
 from quant_sweep.graph.graph import INPUT, Graph, Node, pruned
 from quant_sweep.graph.interpret import Network, relative_difference
 from quant_sweep.graph.normalize import Constant, base_name, is_tensor, recorded, same_as_input, shape_of_one
-from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Operation
+from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Operation, Weighted
 
 _MOST_IMAGES = 4096  # of a batch, as torch.export wants to know it; nothing here depends on it
 _COMPARED = 4  # images on which a graph is held against its model
@@ -233,7 +233,9 @@ class _Reading:
                 self._read(node)
         (given,) = (node for node, name in self.names.items() if name == INPUT)
         outputs, structure = self._outputs()
-        graph = Graph(tuple(self.nodes), self.named, outputs, structure, shape_of_one(given))
+        of_layers = {node.inputs[1] for node in self.nodes if isinstance(node.operation, Weighted)}
+        nodes = [self._with_float_weights(node, of_layers) for node in self.nodes]
+        graph = Graph(tuple(nodes), self.named, outputs, structure, shape_of_one(given))
         return pruned(graph, graph.nodes, graph.constants, outputs)
 
     def _read_placeholder(self, node: fx.Node) -> None:
@@ -301,6 +303,17 @@ class _Reading:
         name = next(n for n in names if n not in self.named or _same(self.named[n], constant.value))
         self.named[name] = constant.value.contiguous()
         return name
+
+    def _with_float_weights(self, node: Node, of_layers: set[str]) -> Node:
+        """The node, which reads weights of layers under other names if it is no layer: they are not quantized for it."""
+        if isinstance(node.operation, Weighted) or of_layers.isdisjoint(node.inputs):
+            return node
+        renamed = {}
+        for name in of_layers.intersection(node.inputs):
+            others = (_numbered(name, i) for i in itertools.count(1))
+            value = self.named[name]
+            renamed[name] = next(n for n in others if n not in of_layers and self.named.setdefault(n, value) is value)
+        return replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
 
     def _name_in_module(self, constant: Constant, path: str, role: str) -> str:
         parameter = constant.parameter
