@@ -147,7 +147,7 @@ class _Types(TorchDispatchMode):
         super().__init__()
         self.seen: set[torch.dtype] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.seen.update(leaf.dtype for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         return result
@@ -308,7 +308,7 @@ class _Reading:
         return name
 
     def _with_float_weights(self, node: Node, of_layers: set[str]) -> Node:
-        """The node, which reads weights of layers under other names if it is no layer: they are not quantized for it."""
+        """The node; unless it is a layer, it reads the weights of layers under other names: in float."""
         if isinstance(node.operation, Weighted) or of_layers.isdisjoint(node.inputs):
             return node
         renamed = {}
