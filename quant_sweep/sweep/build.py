@@ -26,6 +26,7 @@ from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, quantizable
 from quant_sweep.models import load_weights, read_checkpoint, weights_digest
+from quant_sweep.tracking import Tracker
 
 _ALLOWED = "quant_sweep."
 _MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -85,9 +86,19 @@ def _check_target(group: str, target: str) -> None:
         raise InputError(f"{group}._target_={target!r}: a config builds {_ALLOWED}* only")
 
 
-def load_data(node: DictConfig) -> DataSet:
-    """The data set that `data=` names."""
-    return _data_set(json.dumps(plain(node), sort_keys=True))
+def open_tracker(cfg: DictConfig) -> Tracker:
+    """The store that `tracking` names.
+
+    Raises:
+        InputError: it cannot be used; within seconds.
+    """
+    tracking = cfg.tracking
+    return Tracker.open(tracking.uri, tracking.experiment, Path(tracking.artifacts), Path(tracking.lock_dir))
+
+
+def load_data(node: Mapping[str, Any]) -> DataSet:
+    """The data set that the resolved node of `data=` names."""
+    return _data_set(json.dumps(node, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,13 +127,13 @@ class LoadedModel:
         return quantizable(self.module, fusion)
 
 
-def load_model(node: DictConfig, data: DataSet) -> LoadedModel:
-    """The trained model that `model=` names, for the classes and channels of `data`.
+def load_model(node: Mapping[str, Any], data: DataSet) -> LoadedModel:
+    """The trained model that the resolved node of `model=` names, for the classes and channels of `data`.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit; or the model cannot be traced.
     """
-    return _trained(json.dumps(plain(node), sort_keys=True), len(data.classes), len(data.mean))
+    return _trained(json.dumps(node, sort_keys=True), len(data.classes), len(data.mean))
 
 
 @functools.lru_cache(maxsize=1)
