@@ -12,7 +12,7 @@ import yaml
 from configured import composed
 
 from quant_sweep import engines, observers
-from quant_sweep.cli import schema
+from quant_sweep.cli import schema, sweep_schema
 from quant_sweep.cli.hydra_app import config_folder
 from quant_sweep.observers import FakeHist, Hist
 from quant_sweep.quantization.scheme import AFFINE
@@ -82,7 +82,7 @@ def test_sensitivity_config_composes_and_makes_a_point(choice: str) -> None:
 
 def test_sensitivity_config_has_every_key_of_a_sweep() -> None:
     sweep, own = (set(composed(config=config)) for config in ("config", "sensitivity_config"))
-    assert own == {field.name for field in fields(schema.Sensitivity)} == sweep | {"images"}
+    assert own == {field.name for field in fields(sweep_schema.Sensitivity)} == sweep | {"images"}
 
 
 def test_report_config_composes() -> None:
@@ -110,7 +110,8 @@ def test_weight_observers_are_the_observers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "types"), [("config", schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)]
+    ("config", "types"),
+    [("config", sweep_schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)],
 )
 def test_schema_and_config_have_the_same_keys(config: str, types: type) -> None:
     written = yaml.safe_load((CONF / f"{config}.yaml").read_text())
@@ -129,7 +130,7 @@ def test_explain_config_takes_all_of_a_run() -> None:
     run, explained = plain(composed()), plain(composed("layer=conv1", config="explain_config"))
     assert explained == {**run, "layer": "conv1", "images": 128}
     written = yaml.safe_load((CONF / "explain_config.yaml").read_text())
-    own = {field.name for field in fields(schema.Explain)} - {field.name for field in fields(schema.Sweep)}
+    own = {field.name for field in fields(sweep_schema.Explain)} - {field.name for field in fields(sweep_schema.Sweep)}
     assert set(written) - {"defaults", "hydra"} == own
 
 
@@ -183,3 +184,4 @@ def test_wheel_holds_the_configs(tmp_path: Path) -> None:
     assert "quant_sweep/conf/config.yaml" in wanted
     assert wanted <= inside
     assert {"quant_sweep/cli/sweep.py", "quant_sweep/sweep/run.py", "quant_sweep/explain/page.html"} <= inside
+    assert "quant_sweep/py.typed" in inside

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.sweep_schema import Explain, Sweep
 from quant_sweep.data import CalibrationImages
 from quant_sweep.engines import Flow
 from quant_sweep.errors import InputError
@@ -28,7 +29,7 @@ from quant_sweep.sweep.quantize_model import quantize_model
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-explain"):
-        run_hydra("explain_config", explain_layer)
+        run_hydra("explain_config", explain_layer, Sweep, Explain)
 
 
 def explain_layer(cfg: DictConfig) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import print_markdown
+from quant_sweep.cli.sweep_schema import Sensitivity, Sweep
 from quant_sweep.data import DataSet, balanced_indices
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
@@ -36,7 +37,7 @@ _PER_PART = ("accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db")
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-sensitivity"):
-        run_hydra("sensitivity_config", rank_layers)
+        run_hydra("sensitivity_config", rank_layers, Sweep, Sensitivity)
 
 
 def rank_layers(cfg: DictConfig) -> None:

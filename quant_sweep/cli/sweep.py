@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import show_report
+from quant_sweep.cli.sweep_schema import Sweep
 from quant_sweep.errors import InputError
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.run import run_point
@@ -33,7 +34,7 @@ def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep"):
         try:
-            run_hydra("config", _job)
+            run_hydra("config", _job, Sweep)
         finally:
             config = _multirun.get()
             if config is not None:

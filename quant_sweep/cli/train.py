@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.schema import Train
 from quant_sweep.sweep.build import load_data, new_model, open_tracker, plain, resolve_device
 from quant_sweep.sweep.point import flat_params
 from quant_sweep.tracking import Recorder
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-train"):
-        run_hydra("train_config", train_model)
+        run_hydra("train_config", train_model, Train)
 
 
 def train_model(cfg: DictConfig) -> None:
