@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.affine import fake_quantize, sqnr_db
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct, sqnr_db
+from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct
 from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_points
 from quant_sweep.graph.rerun import rerun, run
 from quant_sweep.histograms.expected_error import sqnr_db_of
@@ -138,7 +138,7 @@ def own_sqnr_db(
     """
     weights = {point.name: graph.module.get_parameter(point.name).detach().double() for point in graph.weights}
     ratios = {
-        name: sqnr_db(float((w**2).sum()), float(((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()))
+        name: sqnr_db((w**2).sum(), ((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()).item()
         for name, w in weights.items()
     }
     return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in summaries.items()}
