@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import quant_sweep
-from quant_sweep import engines, observers
 
 SOURCE = Path(quant_sweep.__file__)
 
@@ -38,11 +37,6 @@ def test_a_name_is_the_object_of_its_module(name: str) -> None:
     home = importlib.import_module(quant_sweep._HOMES[name])
     assert getattr(quant_sweep, name) is getattr(home, name)
     assert name in dir(quant_sweep)
-
-
-def test_every_observer_and_engine_is_public() -> None:
-    chosen_by_the_sweep_only = {"Auto", "Builtin", "Flow"}
-    assert {*observers.__all__, *engines.__all__} - chosen_by_the_sweep_only <= set(quant_sweep.__all__)
 
 
 def test_an_unknown_name_is_no_attribute() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.runtime.disk_cache import made_once
-from quant_sweep.runtime.tensor_cache import read_tensors, write_tensors
+from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 
 Summaries = Mapping[str, Summary]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
-from quant_sweep.runtime.tensor_cache import digest_of
+from quant_sweep.runtime.tensor_file import digest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class ImageSet:
 class Decoded:
     """What decoding leaves, before any normalisation: the content of one cache file.
 
-    digest: sha256 hex of everything else here, as `tensor_cache.digest_of` gives it.
+    digest: sha256 hex of everything else here, as `tensor_file.digest_of` gives it.
     """
 
     classes: tuple[str, ...]

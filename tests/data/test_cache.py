@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from quant_sweep.data.base import Decoded, ImageSet, decoded
 from quant_sweep.data.cache import decoded_once, read_intact, write
 from quant_sweep.errors import InputError
-from quant_sweep.runtime.tensor_cache import write_tensors
+from quant_sweep.runtime.tensor_file import write_tensors
 
 
 def content() -> Decoded:

@@ -1,6 +1,7 @@
 """Tensors and text in one safetensors file that appears whole, and is believed only if its digest is right.
 
 The digest covers every tensor (name, type, shape, bytes) and the text; it lies beside them in the file's metadata.
+Caches and trained weights are such files.
 """
 
 from __future__ import annotations
@@ -61,6 +62,22 @@ def read_tensors(path: Path) -> Stored | None:
         return stored if digest_of(tensors, stored.text) == stored.digest else None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # cut off, not safetensors, or not ours
         return None
+
+
+def read_text(path: Path) -> Mapping[str, str] | None:
+    """The text of a file that `write_tensors` wrote, its tensors unread and the digest unchecked; None for another's.
+
+    Raises:
+        OSError, SafetensorError: it is no safetensors file, or damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        entry = (file.metadata() or {}).get(_ENTRY)
+    if entry is None:
+        return None
+    try:
+        return dict(json.loads(entry)["text"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise SafetensorError(f"its metadata is damaged: {error}") from error
 
 
 def digest_of(tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> str:

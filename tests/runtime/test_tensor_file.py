@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quant_sweep.runtime.tensor_cache import digest_of, read_tensors, write_tensors
+from quant_sweep.runtime.tensor_file import digest_of, read_tensors, read_text, write_tensors
 
 TEXT = {"names": '["é", "b"]', "empty": ""}
 
@@ -42,6 +43,17 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         found = stored.tensors[name]
         assert (found.dtype, found.shape, bits(found)) == (tensor.dtype, tensor.shape, bits(tensor))
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_text_alone(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a", tensors(), TEXT)
+    assert read_text(tmp_path / "a") == TEXT
+    without_entry(tmp_path / "b")
+    assert read_text(tmp_path / "b") is None
+    entry_is_no_object(tmp_path / "c")
+    for path in (tmp_path / "c", tmp_path / "none"):
+        with pytest.raises((SafetensorError, OSError)):
+            read_text(path)
 
 
 def test_equal_contents_give_equal_files(tmp_path: Path) -> None:
