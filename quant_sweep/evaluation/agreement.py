@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.data import DataSet
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_quantizers, weights_on_grid
+
+# How many images `compare_some_images` takes the classes of; and it compares each code of as many images as give about
+# this many codes, so that a point of a large network does not spend seconds on it.
+_FEWEST_IMAGES, _MOST_IMAGES, _COMPARED_CODES = 8, 32, 2**23
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,16 @@ def compare_with_simulation(
         compared_codes=compared,
         differing=sum(comparison.differing for comparison in comparisons.values()) / max(compared, 1),
     )
+
+
+def compare_some_images(
+    network: NetworkOfCodes, graph: QuantGraph, qparams: Mapping[str, QParams], data: DataSet
+) -> EngineAgreement:
+    """`compare_with_simulation` on the first test images; the larger the network, the fewer of them."""
+    images = data.normalize(data.test.images[:_MOST_IMAGES])
+    codes_an_image = sum(codes.numel() for codes in network.codes(images[:1]).values())
+    codes_of = max(_COMPARED_CODES // max(codes_an_image, 1), 1)
+    return compare_with_simulation(network, graph, qparams, images[: max(codes_of, _FEWEST_IMAGES)], codes_of)
 
 
 class _CompareThenReplace:
