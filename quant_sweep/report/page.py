@@ -10,6 +10,7 @@ from tabulate import tabulate
 from quant_sweep.report.answer import fewest_bits, short_result, subjects
 from quant_sweep.report.kernels import NOTE, agreement_rows
 from quant_sweep.report.points import Point
+from quant_sweep.report.remarks import remarks
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
 from quant_sweep.report.study import STUDY, study_rows
 
@@ -38,6 +39,7 @@ def page(sections: Sequence[Section], points: Sequence[Point], pictures: bool) -
             + ", ".join(f"`{name}={value}`" for name, value in shared.items() if not is_axis(name))
             + "."
         )
+    parts += remarks(points)
     for section in sections:
         parts += [f"### {section.title}", pivot_markdown(section)]
         if section.mixed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -13,10 +13,12 @@ from quant_sweep.evaluation.agreement import EngineAgreement
 from quant_sweep.evaluation.evaluate import Evaluation
 from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabytes
 from quant_sweep.evaluation.qparams_table import qparams_table
+from quant_sweep.graph import QuantGraph
 from quant_sweep.sweep.quantize_model import QuantizedModel
 from quant_sweep.tracking import FinishedRun, Recorder, Tracker
 
 _PREDICTIONS = "predictions.csv"
+_LONGEST_TAG = 4000  # characters; MLflow takes 8000
 
 
 def record_float(record: Recorder, model: nn.Module, evaluation: Evaluation) -> None:
@@ -66,15 +68,22 @@ def record_result(
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
 
 
-def record_agreement(record: Recorder, agreement: EngineAgreement, float_tensors: int) -> None:
+def record_float_weights(record: Recorder, graph: QuantGraph) -> None:
+    """Which weights stay in float, and why; nothing where all are quantized."""
+    if graph.float_weights:
+        text = "; ".join(f"{name}: {why}" for name, why in graph.float_weights.items())
+        record.tag("float_weights", _cut(text))
+
+
+def record_agreement(record: Recorder, agreement: EngineAgreement, float_tensors: Sequence[str]) -> None:
     """How far an integer engine is from the simulation of the same grids.
 
     Args:
-        float_tensors: how many tensors the engine computed in float.
+        float_tensors: names of those that the engine computed in float, between codes.
     """
     record.metrics(
         {
-            "float_tensors": float_tensors,
+            "float_tensors": len(float_tensors),
             "simulate_images": agreement.images,
             "simulate_agreement": agreement.same_class,
             "simulate_largest_lsb": agreement.largest_lsb,
@@ -84,6 +93,12 @@ def record_agreement(record: Recorder, agreement: EngineAgreement, float_tensors
         }
     )
     record.tag("simulate_first_difference", agreement.first_difference or "none")
+    if float_tensors:
+        record.tag("float_tensors", _cut(", ".join(float_tensors)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TAG else f"{text[:_LONGEST_TAG]} ..."
 
 
 def _measured(evaluation: Evaluation) -> dict[str, float]:

@@ -1,12 +1,15 @@
-"""One run, top to bottom: prepare -> calibrate and quantize -> evaluate -> record."""
+"""One run, top to bottom: prepare -> calibrate and quantize -> compare engines -> evaluate -> record."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 
+from quant_sweep.engines import Flow, Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes
+from quant_sweep.errors import InputError
 from quant_sweep.evaluation.agreement import compare_some_images
 from quant_sweep.evaluation.evaluate import Evaluation, evaluate
 from quant_sweep.sweep.build import open_tracker
@@ -14,7 +17,7 @@ from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.point import read_point
 from quant_sweep.sweep.prepare import Prepared, prepare
 from quant_sweep.sweep.quantize_model import QuantizedModel, quantize_model
-from quant_sweep.sweep.record import record_agreement, record_float, record_result, recorded_float
+from quant_sweep.sweep.record import record_agreement, record_float, record_float_weights, record_result, recorded_float
 from quant_sweep.tracking import Recorder, Tracker
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     tracker = open_tracker(cfg)
     prepared = prepare(point)
     point = prepared.point
+    if prepared.graph.float_weights and not isinstance(point.engine, Flow):
+        log.info("%s: weights that stay in float: %s", point, ", ".join(prepared.graph.float_weights))
     key = content_key(prepared.contents())
     with tracker.lock(key):
         finished = tracker.find_finished(key)
@@ -47,12 +52,13 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             kind="point", key=key, name=str(point), params=point.params(), parent=parent, tags=point.tags()
         ) as record:
             record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
-            quantized = quantize_model(prepared)
+            if not isinstance(point.engine, Flow):
+                record_float_weights(record, prepared.graph)
+            quantized = _believed(record, quantize_model(prepared), prepared)
             evaluation = evaluate(
                 quantized.network, prepared.data, prepared.data.test, point.settings["batch_size"], point.device
             )
             record_result(record, quantized, prepared.specs, evaluation, baseline)
-            _compare_with_simulation(record, quantized, prepared)
     log.info(
         "%s: accuracy %.2f (float %.2f), agreement %.2f %%; calibration %.1f s, evaluation %.1f s",
         *(point, evaluation.accuracy, baseline.accuracy, evaluation.agreement(baseline)),
@@ -77,9 +83,25 @@ def _float_baseline(tracker: Tracker, prepared: Prepared) -> Evaluation:
     return baseline
 
 
-def _compare_with_simulation(record: Recorder, quantized: QuantizedModel, prepared: Prepared) -> None:
-    """Hold an engine that computes on integer codes against the simulation of the same grids."""
-    network = quantized.network
-    if isinstance(network, NetworkOfCodes):
-        agreement = compare_some_images(network, quantized.graph, quantized.qparams, prepared.data)
-        record_agreement(record, agreement, len(network.float_tensors))
+def _believed(record: Recorder, quantized: QuantizedModel, prepared: Prepared) -> QuantizedModel:
+    """The network, if it computes on integer codes held against the simulation of the same grids.
+
+    Where the two part by more than rounding explains, `engine=auto` becomes the simulation and says so.
+
+    Raises:
+        InputError: they part, and the engine was asked for by name.
+    """
+    network, point = quantized.network, prepared.point
+    if not isinstance(network, NetworkOfCodes):
+        return quantized
+    agreement = compare_some_images(network, quantized.graph, quantized.qparams, prepared.data)
+    record_agreement(record, agreement, network.float_tensors)
+    reason = agreement.disagreement(prepared.specs)
+    if reason is None:
+        return quantized
+    if point.choice is None:
+        raise InputError(f"engine={point.settings['engine']['name']}: {reason}; use engine=simulate")
+    log.warning("%s: engine=auto computes with simulate instead of %s: %s", point, point.choice.name, reason)
+    record.tag("engine_chosen", "simulate")
+    record.tag("engine_fell_back", reason)
+    return replace(quantized, network=Simulate().build(quantized.graph, quantized.qparams))
