@@ -267,7 +267,7 @@ class _Reading:
         wanted = in_module or f"{tensor.removesuffix('.output')}.{role or 'constant'}"
         names = (wanted if not i else _numbered(wanted, i) for i in itertools.count())
         name = next(n for n in names if n not in self.named or _same(self.named[n], constant.value))
-        self.named[name] = constant.value
+        self.named[name] = constant.value.contiguous()
         return name
 
     def _name_in_module(self, constant: Constant, path: str, role: str) -> str:
