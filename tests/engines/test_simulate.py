@@ -1,6 +1,8 @@
 """`Simulate` against a slow twin built on `affine.fake_quantize`, and every value on its grid."""
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Simulate
 from quant_sweep.graph import FakeQuantize, Fusion, Network, QuantGraph, capture
-from quant_sweep.graph.quantizers import source_of
+from quant_sweep.graph.operations import Operation
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
@@ -42,12 +44,16 @@ def mixed(request: pytest.FixtureRequest) -> tuple[QuantGraph, dict[str, QParams
 def test_every_quantizer_rounds_as_affine_does(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = mixed
     network = Simulate().build(graph, qparams)
-    values = watched(network, images(4, seed=1))
-    assert network.inserted.keys() == {q.name for q in graph.activations}
-    for q in graph.activations:
-        assert values.rounded[q.name], q.name
-        for x, rounded in values.rounded[q.name]:
-            assert torch.equal(rounded, fake_quantize(x, qparams[q.name])), q.name
+    assert isinstance(network, Network)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, (function, _) in network.inserted.items():
+        assert isinstance(function, nn.Module)
+        function.register_forward_hook(lambda _, args, output, name=name: seen.update({name: (args[0], output)}))
+    with torch.no_grad():
+        network(images(4, seed=1))
+    assert seen.keys() == {q.name for q in graph.activations}
+    for name, (x, rounded) in seen.items():
+        assert torch.equal(rounded, fake_quantize(x, qparams[name])), name
 
 
 def test_whole_network_is_that_of_the_slow_twin(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
@@ -60,7 +66,51 @@ def test_whole_network_is_that_of_the_slow_twin(mixed: tuple[QuantGraph, dict[st
     torch.testing.assert_close(fast, slow, rtol=0.0, atol=1e-5 * float(slow.abs().max()))
 
 
-XX@pytest.mark.parametrize("fusion", Fusion)
+@dataclass(frozen=True)
+class Watched(Operation):
+    """Shows what an operation reads."""
+
+    operation: Operation
+    show: Callable[[tuple[Tensor, ...]], None]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        self.show(inputs)
+        return self.operation(*inputs)
+
+
+def test_weights_and_what_the_layers_receive_lie_on_their_grids(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph, qparams = mixed
+    network = Simulate().build(graph, qparams)
+    assert isinstance(network, Network)
+    received: dict[str, tuple[Tensor, ...]] = {}
+    layers = {layer: q.name for q in graph.weights for layer in q.layers}
+    nodes = tuple(
+        replace(node, operation=Watched(node.operation, lambda read, name=node.name: received.update({name: read})))
+        if node.name in layers
+        else node
+        for node in network.graph.nodes
+    )
+    with torch.no_grad():
+        Network(replace(network.graph, nodes=nodes), network.inserted)(images(4, seed=1))
+    assert received.keys() == layers.keys()
+    for layer, (x, weight, *_) in received.items():
+        assert torch.equal(weight, fake_quantize(graph.graph.constants[layers[layer]], qparams[layers[layer]])), layer
+        grid = qparams[quantizer_before(graph, layer)]
+        assert torch.equal(x, fake_quantize(x, grid)), layer
+        assert grid.lo <= x.min()
+        assert x.max() <= grid.hi
+
+
+def quantizer_before(graph: QuantGraph, layer: str) -> str:
+    """The tensor that `layer` reads, through whatever only moves values."""
+    quantized = {(q.name, reader) for q in graph.activations for reader in q.readers}
+    reader = graph.graph.node[layer]
+    while (reader.inputs[0], reader.name) not in quantized:
+        reader = graph.graph.node[reader.inputs[0]]
+    return reader.inputs[0]
+
+
+@pytest.mark.parametrize("fusion", Fusion)
 def test_16_bits_are_nearly_float(fusion: Fusion) -> None:
     graph = capture(cifar_resnet20(), images(2), fusion)
     batch = images(4)
@@ -84,7 +134,7 @@ def test_a_tensor_without_a_grid_stays_float() -> None:
     scale=st.floats(2.0**-20, 2.0**5, width=32),
     share=st.floats(0, 1),
 )
-def test_point_is_affine_ties_included(
+def test_fake_quantize_is_affine_ties_included(
     values: list[float], bits: int, signed: bool, scale: float, share: float
 ) -> None:
     spec = QuantSpec(bits, signed)
@@ -98,10 +148,10 @@ def test_point_is_affine_ties_included(
 @pytest.mark.parametrize("fusion", Fusion)
 def test_gpu_rounds_as_the_cpu_does(fusion: Fusion) -> None:
     graph, qparams = prepared("tiny", fusion, AFFINE, seed=1)
-    network: nn.Module = Simulate().build(graph, qparams).cuda()
-    for point in graph.activations:
-        x, module = images(4), network.get_submodule(f"quantization_points.{point.node}")
-        assert_same_but_for_ties(module(x.cuda()).cpu(), x, qparams[point.name])
+    network = Simulate().build(graph, qparams).cuda()
+    assert isinstance(network, Network)
+    for name, (function, _) in network.inserted.items():
+        assert_same_but_for_ties(function(images(4).cuda()).cpu(), images(4), qparams[name])
     with torch.no_grad():
         assert bool(network(images(4).cuda()).isfinite().all())
 
