@@ -422,6 +422,15 @@ def _linear_of(
 # -- items of operators that return several tensors --
 
 
+def maker_of(node: fx.Node) -> fx.Node:
+    """The node that a tensor is named after: an operator that returns more, where only its first tensor is read."""
+    if node.target is operator.getitem:
+        parent = node.args[0]
+        if isinstance(parent, fx.Node) and base_name(parent) in _FIRST_ITEM and _only_first_item_is_read(parent):
+            return parent
+    return node
+
+
 def _item(node: fx.Node, constants: Constants) -> Recorded:
     parent, index = node.args
     assert isinstance(parent, fx.Node)
