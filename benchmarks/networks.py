@@ -38,7 +38,7 @@ from quant_sweep.quantization.quantize import quantize
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 BITS = 8
-TIMM = (
+TIMM = (  # noqa: SIM905
     "resnet18d resnext50_32x4d legacy_seresnet18 seresnet50 regnetx_002 regnety_002 mobilenetv2_050 "
     "mobilenetv3_small_100 mobilenetv4_conv_small mobileone_s0 repvgg_a0 efficientnet_lite0 tf_efficientnet_lite0 "
     "efficientnet_b0 ghostnet_100 mnasnet_050 hardcorenas_a fbnetc_100 lcnet_050 tinynet_e mixnet_s rexnet_100 "
@@ -48,12 +48,12 @@ TIMM = (
     "edgenext_xx_small skresnet18 res2net50_26w_4s resnest14d gernet_s selecsls42 dpn68 levit_128s poolformer_s12 "
     "repghostnet_050 mobilevit_xxs repvit_m0_9 efficientformerv2_s0 vgg11_bn visformer_tiny "
     "swin_tiny_patch4_window7_224 starnet_s1 ghostnetv2_100 tresnet_m "
-).split()  # noqa: SIM905
-TORCHVISION = (
+).split()
+TORCHVISION = (  # noqa: SIM905
     "resnet18 mobilenet_v2 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 squeezenet1_1 googlenet "
     "densenet121 regnet_x_400mf mnasnet0_5 convnext_tiny vit_b_32 swin_t maxvit_t alexnet vgg11_bn fcn_resnet50 "
     "deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large r3d_18 mc3_18 r2plus1d_18 s3d mvit_v1_b "
-).split()  # noqa: SIM905
+).split()
 _SIZES = {"inception_v3": 299, "inception_v4": 299, "xception41": 299, "legacy_xception": 299}
 _FIXED_SIZE = ("vit", "swin", "mixer", "levit", "visformer", "efficientformer", "maxvit", "mvit", "convmixer")
 

@@ -8,7 +8,7 @@ from quant_sweep.graph import Fusion, capture
 
 # Each for something that it has: a subclass of BatchNorm with its activation, squeeze-and-excitation, depthwise layers,
 # weight standardisation, branches that meet in sums and concatenations, attention, layer norm.
-NETWORKS = (
+NETWORKS = (  # noqa: SIM905
     "resnet18d regnetx_002 mobilenetv3_small_100 repvgg_a0 ghostnet_100 resnetv2_18 nf_regnet_b0 convnext_atto "
     "efficientvit_m0 vit_tiny_patch16_224 torchvision/shufflenet_v2_x0_5 torchvision/squeezenet1_1"
 ).split()
