@@ -144,6 +144,7 @@ def _outputs_for_single_images(own: nn.Module, images: Tensor, name: str, tolera
             f"model={name}: cannot compute inputs of shape {tuple(images.shape)}: {_one_line(error)}"
         ) from error
     _check_outputs(together, name)
+    _check_finite(together, own, name)
     for outputs in (together, beside):
         first = pytree.tree_map(lambda y: y[:1], outputs)
         if not relative_difference(first, alone) <= 10 * tolerance:
@@ -158,6 +159,15 @@ def _check_outputs(outputs: Any, name: str) -> None:
     for leaf in pytree.tree_leaves(outputs):
         if not isinstance(leaf, Tensor):
             raise InputError(f"model={name}: returns {type(leaf).__name__}, where tensors are expected")
+
+
+def _check_finite(outputs: Any, own: nn.Module, name: str) -> None:
+    if all(bool(leaf.isfinite().all()) for leaf in pytree.tree_leaves(outputs)):
+        return
+    unsound = next((path for path, p in own.named_parameters() if not bool(p.isfinite().all())), None)
+    if unsound is not None:
+        raise InputError(f"model={name}: {unsound} holds NaN or infinity; use a sound checkpoint")
+    raise InputError(f"model={name}: its result for the first images holds NaN or infinity")
 
 
 def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
