@@ -15,7 +15,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -247,6 +247,8 @@ class _Reading:
             self.known[node] = _computed(operation, constants)
             return
         name, path = self._unique(self._tensor_name(node)), _path(node)
+        if isinstance(operation, BatchNorm) and getattr(self.modules.get(path), "momentum", 0.0) is None:
+            operation = replace(operation, momentum=None)  # in evaluation mode torch.nn passes 0.0 on
         names = [
             self._named(source, path, name, _role(operation, position))
             if isinstance(source, Constant)
