@@ -112,7 +112,7 @@ def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy in evaluation mode on the CPU, and at least two different images in the numbers that it computes with."""
     own = copy.deepcopy(model, _copies_of_computed_tensors(model)).cpu().eval().requires_grad_(False)
     floats = [tensor.dtype for tensor in own.parameters() if tensor.is_floating_point()]
-    images = example.detach().cpu()
+    images = example.detach().cpu().contiguous()
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1) * 0.5])
     images = images.float() if images.is_floating_point() else images
