@@ -41,8 +41,8 @@ def test_evaluation() -> None:
     shown = ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
     data = DataSet("noise", ("a", "b"), shown, shown, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "fingerprint")
     evaluate(watch, data, shown, batch_size=2)
-    # Trying the layout of the images, measuring how many of them stay in the cache, and predicting.
-    assert watch.seen == [False, False, False]
+    # Trying two layouts of the images, measuring how many of them stay in the cache, and predicting.
+    assert watch.seen == [False] * 4
 
 
 def test_calibration() -> None:
