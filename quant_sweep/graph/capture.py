@@ -117,7 +117,7 @@ def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy in evaluation mode on the CPU, and at least two different images in the numbers that it computes with."""
     own = copy.deepcopy(model, _copies_of_computed_tensors(model)).cpu().eval().requires_grad_(False)
     floats = [tensor.dtype for tensor in own.parameters() if tensor.is_floating_point()]
-    images = example.detach().cpu()
+    images = example.detach().cpu().contiguous()
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1) * 0.5])
     images = images.float() if images.is_floating_point() else images
@@ -170,6 +170,7 @@ def _outputs(own: nn.Module, images: Tensor, name: str) -> Any:
                 f"model={name}: returns a tensor of shape {tuple(leaf.shape)} for {len(images)} images; "
                 "axis 0 has to count the images"
             )
+    _check_finite(outputs, own, name)
     return outputs
 
 
@@ -184,6 +185,15 @@ def _check_alone(network: nn.Module, images: Tensor, name: str, tolerance: float
                 f"model={name}: its result for an image depends on the other images of the batch, or on chance; "
                 "quantization needs a network that sees each image alone (in evaluation mode)"
             )
+
+
+def _check_finite(outputs: Any, own: nn.Module, name: str) -> None:
+    if all(bool(leaf.isfinite().all()) for leaf in pytree.tree_leaves(outputs)):
+        return
+    unsound = next((path for path, p in own.named_parameters() if not bool(p.isfinite().all())), None)
+    if unsound is not None:
+        raise InputError(f"model={name}: {unsound} holds NaN or infinity; use a sound checkpoint")
+    raise InputError(f"model={name}: its result for the first images holds NaN or infinity")
 
 
 def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
@@ -271,6 +281,8 @@ class _Reading:
             self.known[node] = _computed(operation, constants)
             return
         name, path = self._unique(self._tensor_name(node)), _path(node)
+        if isinstance(operation, BatchNorm) and getattr(self.modules.get(path), "momentum", 0.0) is None:
+            operation = replace(operation, momentum=None)  # in evaluation mode torch.nn passes 0.0 on
         names = [
             self._named(source, path, name, _role(operation, position))
             if isinstance(source, Constant)
