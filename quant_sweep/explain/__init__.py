@@ -1,7 +1,7 @@
 """One layer, step by step, with this network's own numbers.
 
-`layer` computes and `explanation` holds the result; `story` puts it into words, tables and pictures, which `terminal`,
-`markdown` and `page` show.
+`layer` computes and `explanation` holds the result; `page` puts it into words, tables and pictures, a document that
+`quant_sweep.report` renders.
 """
 
 from quant_sweep.explain.dataflow import check_layer

@@ -1,30 +1,213 @@
-"""The page as one HTML file that needs nothing else: style and pictures are inside, no script, no request."""
+"""An explanation in words and tables, from the first code to the last."""
 
 from __future__ import annotations
 
-import base64
-import re
+from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from quant_sweep.explain.carried import Carried, Requantization, Term
+from quant_sweep.explain.explanation import Explanation
+from quant_sweep.explain.steps import Extent, Intermediate
+from quant_sweep.explain.tensor_sections import activation_section, weight_section
+from quant_sweep.explain.wording import number, percent, span, times, whole, whole_span
+from quant_sweep.report.document import Block, Chain, Document, Heading, Paragraph, Table
 
-from quant_sweep.explain.document import Document, Picture
-from quant_sweep.report.figures import svg
+_TERMS_SHOWN = 36  # a longer sum is cut in the middle
+_PER_LINE = 9
 
 
-def page(document: Document) -> str:
-    """The whole page."""
-    environment = Environment(
-        loader=PackageLoader("quant_sweep.explain", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+def page(explanation: Explanation) -> Document:
+    """The whole page of one layer."""
+    setting = " ".join(f"`{name}={value}`" for name, value in explanation.setting.items())
+    blocks: list[Block] = [
+        Paragraph(f"`{explanation.kind}` with {setting}"),
+        *_dataflow(explanation),
+        *_accumulator(explanation),
+        *_numbers(explanation),
+        *_whole_sum(explanation.numbers[0]),
+        *weight_section(explanation),
+    ]
+    for part, study in explanation.activations.items():
+        blocks += activation_section(part, study)
+    return Document(f"{explanation.layer}, step by step", tuple(blocks))
+
+
+def _dataflow(explanation: Explanation) -> list[Block]:
+    note = (
+        f"Values seen while {explanation.images} calibration images pass through the quantized network. A code `q` "
+        "stands for `r = s · (q − z)`, scale `s`, zero-point `z`; `x` is the input, `w` the weight, `y` the output. "
+        "Shapes are those of one image. Whole numbers are what an integer engine holds; `simulate` computes the same "
+        "in float32 on the values that the codes stand for."
     )
-    environment.filters |= {"with_code": _with_code, "kind": lambda block: type(block).__name__, "data_uri": _data_uri}
-    return environment.get_template("page.html").render(document=document)
+    headers = ("step", "how", "shape", "type", "bits", "codes", "real values", "scale", "zero-point")
+    rows = tuple(_row(step) for step in explanation.steps)
+    return [
+        Heading("The dataflow"),
+        Chain(_boxes(explanation)),
+        Paragraph(note),
+        Table(headers, rows, words=("how",)),
+    ]
 
 
-def _with_code(text: str) -> Markup:
-    """Escaped, with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+def _row(step: Intermediate) -> tuple[str, ...]:
+    bits = str(step.bits) if step.needed is None else f"{step.needed} of {step.bits}"
+    zero_point = "" if step.zero_point is None else str(step.zero_point)
+    numbers = (whole_span(step.codes), span(step.real), span(step.scale), zero_point)
+    return (step.step, step.formula, times(step.shape), step.dtype, bits, *numbers)
 
 
-def _data_uri(picture: Picture) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg(picture.draw())).decode()
+def _boxes(explanation: Explanation) -> tuple[tuple[str, ...], ...]:
+    """The few stations of the dataflow that a reader should remember."""
+    stations = ("input", "input codes", "accumulator", "before the clamp", "output codes", "dequantized")
+    behind = explanation.steps[-len(explanation.numbers[0].after) :] if explanation.numbers[0].after else ()
+    chosen = [step for step in explanation.steps if step.step in stations or step in behind]
+    return tuple(_box(step) for step in chosen)
+
+
+def _box(step: Intermediate) -> tuple[str, ...]:
+    width = f"{step.bits} bits" if step.needed is None else f"{step.needed} of {step.bits} bits"
+    values = span(step.real) if step.codes is None else whole_span(step.codes)
+    return (step.step, f"{step.dtype}, {width}" if step.codes else step.dtype, values)
+
+
+def _accumulator(explanation: Explanation) -> list[Block]:
+    rows = tuple(
+        (f"`{r.what}`", _between(r.seen), f"{r.bits_seen} of 32", _between(r.worst), f"{r.bits_worst} of 32")
+        for r in explanation.registers
+    )
+    table = Table(("register", "seen", "bits", "at worst", "bits"), rows)
+    needed = max(register.bits_worst for register in explanation.registers)
+    verdict = (
+        f"32 bits can never overflow here: {needed} would do for any input."
+        if needed <= 32
+        else f"An input that needs {needed} bits is possible: 32 bits are not safe, and the sums on this page saturate."
+    )
+    note = (
+        f"Each output is a sum of {explanation.terms} products. Bits are those of a signed register, its sign "
+        "included. At worst means: if every code were the one that drives the sum furthest. Partial sums may wrap "
+        f"around on the way, in two's complement only the end has to fit. {verdict}"
+    )
+    return [Heading("What the accumulator needs"), table, Paragraph(note)]
+
+
+def _between(ends: tuple[int, int]) -> str:
+    return whole_span(Extent(*ends))
+
+
+def _numbers(explanation: Explanation) -> list[Block]:
+    numbers = explanation.numbers
+    engine = any(n.engine_code is not None for n in numbers)
+    rows: list[tuple[str, ...]] = [
+        (
+            "place: image, channel, row, column" if len(numbers[0].place) > 2 else "place: image, feature",
+            *map(_place, numbers),
+        ),
+        ("`x` of its largest product", *(number(_largest(n).x) for n in numbers)),
+        ("→ code `q_x`", *(whole(_largest(n).x_code) for n in numbers)),
+        ("`w` of its largest product", *(number(_largest(n).weight) for n in numbers)),
+        ("→ code `q_w`", *(whole(_largest(n).weight_code) for n in numbers)),
+        ("`Σ q_x · q_w`", *(whole(n.products) for n in numbers)),
+        ("`− z_x · Σ q_w`", *(whole(-n.correction) for n in numbers)),
+        ("`+ b_q`, the bias", *(f"{whole(n.bias_code)} (for {number(n.bias)})" for n in numbers)),
+        ("`= acc`, int32", *(whole(n.accumulator) for n in numbers)),
+        *_requantized([n.requantization for n in numbers if n.requantization is not None]),
+        ("dequantized", *(number(n.real) for n in numbers)),
+        ("float network", *(number(n.original) for n in numbers)),
+        ("difference", *(number(n.real - n.original, 2) for n in numbers)),
+        ("`simulate`, not rounded", *(number(n.simulated) for n in numbers)),
+    ]
+    if numbers[0].simulated_code is not None:
+        rows.append(("`simulate`, its code", *(_code(n.simulated_code) for n in numbers)))
+    if engine:
+        name = explanation.agreements[-1].other
+        rows.append((f"`{name}`, its code", *(_code(n.engine_code) for n in numbers)))
+    table = Table(("", *(n.why for n in numbers)), tuple(rows + _behind(numbers)))
+    return [Heading("Numbers carried through by hand"), table, Paragraph(" ".join(_agreement(explanation)))]
+
+
+def _requantized(numbers: Sequence[Requantization]) -> list[tuple[str, ...]]:
+    if not numbers:
+        return []
+    rows: list[tuple[str, ...]] = [
+        ("`M = s_x · s_w / s_y`", *(number(n.factor, 7) for n in numbers)),
+        ("`M0 · 2³¹`, int32", *(str(n.multiplier) for n in numbers)),
+        ("shift to the right", *(str(n.shift) for n in numbers)),
+        ("`acc · M`, rounded", *(whole(n.product) for n in numbers)),
+    ]
+    if any(n.residual_code is not None for n in numbers):
+        rows.append(("residual code `q_r`", *(_code(n.residual_code) for n in numbers)))
+        rows.append(("`+ (q_r − z_r) · s_r / s_y`, rounded", *(_code(n.residual_product) for n in numbers)))
+    rows.append(("`+ z_y`", *(whole(n.before_clamp) for n in numbers)))
+    rows.append(("clamped: output code `q_y`", *(whole(n.code) for n in numbers)))
+    return rows
+
+
+def _behind(numbers: Sequence[Carried]) -> list[tuple[str, ...]]:
+    rows = []
+    for stages in zip(*(n.after for n in numbers), strict=True):
+        label = stages[0].step
+        codes = ["" if s.code is None else f" → code {whole(s.code)}" for s in stages]
+        rows.append((f"then {label}", *(number(s.real) + code for s, code in zip(stages, codes, strict=True))))
+        rows.append(("float network there", *(number(s.original) for s in stages)))
+    return rows
+
+
+def _agreement(explanation: Explanation) -> list[str]:
+    """How far these numbers can be trusted: the same arithmetic on all images, against somebody else's."""
+    sentences = ["The sum is made of the codes of one window."]
+    if explanation.agreements:
+        sentences.append(
+            "`M0 · 2³¹` and the shift are the fixed-point form of `M`: `acc · M = acc · (M0 · 2³¹) / 2^(31 + shift)`."
+        )
+        compared = explanation.agreements[0].compared
+        parts = [
+            f"{whole(a.differing)} ({percent(a.differing / a.compared)}) differ from those of `{a.other}`, "
+            f"by {a.largest} at most"
+            for a in explanation.agreements
+        ]
+        sentences.append(
+            f"Of {whole(compared)} output codes of {explanation.images} images, computed like this from the same "
+            f"inputs, {'; '.join(parts)}: the paper's way rounds bias, product and "
+            "residual one by one, others round once, or keep finer steps until the end."
+        )
+    return sentences
+
+
+def _whole_sum(carried: Carried) -> list[Block]:
+    terms = carried.terms
+    lines = [terms[i : i + _PER_LINE] for i in range(0, len(terms), _PER_LINE)]
+    cut = len(terms) > _TERMS_SHOWN
+    shown = [*lines[:2], *lines[-1:]] if cut else lines
+    rows = [_line(line) for line in shown]
+    if cut:
+        middle = [term for line in lines[2:-1] for term in line]
+        rows.insert(2, (f"… {len(middle)} more …", whole(sum(term.product for term in middle))))
+    rows.append(("`Σ q_x · q_w`", whole(carried.products)))
+    note = f"Every product of the first number, in the order of the weight's entries: `q_x × q_w`. {_padding(terms)}"
+    table = Table(("products", "sum"), tuple(rows), words=("products",))
+    return [Heading("The whole sum of one of them"), Paragraph(note), table]
+
+
+def _line(terms: Sequence[Term]) -> tuple[str, str]:
+    products = " + ".join(f"{term.x_code}×{_signed(term.weight_code)}" for term in terms)
+    return products, whole(sum(term.product for term in terms))
+
+
+def _padding(terms: Sequence[Term]) -> str:
+    padding = sum(term.place is None for term in terms)
+    return f" {padding} of its inputs are padding, with the code of 0.0." if padding else ""
+
+
+def _signed(code: int) -> str:
+    return f"(−{-code})" if code < 0 else str(code)
+
+
+def _largest(carried: Carried) -> Term:
+    return max(carried.terms, key=lambda term: abs(term.x * term.weight))
+
+
+def _place(carried: Carried) -> str:
+    return ", ".join(str(index) for index in carried.place)
+
+
+def _code(code: int | None) -> str:
+    return "" if code is None else whole(code)

@@ -9,6 +9,7 @@ import pytest
 from quant_sweep.errors import InputError
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
 from quant_sweep.report.figures import png
+from quant_sweep.report.markdown import markdown
 from quant_sweep.report.sensitivity import sensitivity_figure, sensitivity_page
 
 COLUMNS = ["name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db"]
@@ -28,7 +29,7 @@ def table(layers: int = 2, images: int = 1000) -> SensitivityTable:
 
 
 def test_the_page_says_on_how_many_images_and_ranks() -> None:
-    page = sensitivity_page(table())
+    page = markdown(sensitivity_page(table()))
     assert "1,000 of 10,000 test images, balanced over the classes; one image is 0.1 points" in page
     assert "Float accuracy 93.10" in page
     assert "accuracy drop 6.50, logit KL 0.45, logit SQNR 7.1 dB" in page
@@ -38,7 +39,7 @@ def test_the_page_says_on_how_many_images_and_ranks() -> None:
     assert sorted(order, key=tensors.index) == order
     assert "whole network" not in page
     assert "| inf " in tensors, "no noise at all is no number of dB, nor 0"
-    assert "all 10,000 test images" in sensitivity_page(table(images=10000))
+    assert "all 10,000 test images" in markdown(sensitivity_page(table(images=10000)))
 
 
 def test_the_chart_shows_the_numbers() -> None:

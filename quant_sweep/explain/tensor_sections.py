@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from quant_sweep.explain.document import Picture, Section, Table, Text
 from quant_sweep.explain.explanation import Explanation
 from quant_sweep.explain.plots import (
     channel_ranges,
@@ -17,62 +16,69 @@ from quant_sweep.explain.plots import (
 from quant_sweep.explain.steps import Extent
 from quant_sweep.explain.tensor_study import TensorStudy, sqnr_db
 from quant_sweep.explain.wording import decibels, number, percent, span, whole
+from quant_sweep.report.document import Block, Heading, Paragraph, Picture, Table
 
 
-def weight_section(explanation: Explanation) -> Section:
+def weight_section(explanation: Explanation) -> list[Block]:
     """The weight: its grid, the trade-off, per tensor against per channel."""
     weight, channels = explanation.weight, explanation.channels
     many = len(channels.scale) > 1
-    widths = sorted(channels.per_tensor, reverse=True)
-    by_width = tuple(
-        (f"{bits} bits", decibels(channels.per_tensor[bits]), decibels(channels.per_channel[bits])) for bits in widths
-    )
     grids = f"{len(channels.scale)} grids, one per output channel" if many else "one grid for the whole tensor"
     widest, narrowest = max(_spread(explanation)), min(_spread(explanation))
     share = percent(narrowest / widest) if widest else "none"
-    return Section(
-        f"The weights: {weight.name}",
-        (
-            Text(
-                f"{whole(weight.count)} values from {number(weight.lo)} to {number(weight.hi)}, on {grids} of "
-                f"{_width(weight)}. The widest channel reaches {number(widest)}, the narrowest "
-                f"{number(narrowest)}: with one scale for all, the narrowest has {share} of the codes."
-            ),
-            Picture(
-                f"Histogram of the weights in steps of their grid, {weight.spec.qmin} to {weight.spec.qmax}",
-                lambda: histogram_with_grid(explanation.in_steps, weight.spec),
-            ),
-            Picture("Range of every channel beside the ends of its grid", lambda: channel_ranges(channels)),
-            *_trade_off(weight),
-            Text("One scale for the tensor against one per channel, SQNR in dB of the observer that is used:"),
-            Table(("", "per tensor", "per channel"), by_width, f"{weight.spec.bits} bits"),
-            Picture("SQNR against bits, per tensor and per channel", lambda: per_tensor_and_channel(channels)),
+    return [
+        Heading(f"The weights: {weight.name}"),
+        Paragraph(
+            f"{whole(weight.count)} values from {number(weight.lo)} to {number(weight.hi)}, on {grids} of "
+            f"{_width(weight)}. The widest channel reaches {number(widest)}, the narrowest "
+            f"{number(narrowest)}: with one scale for all, the narrowest has {share} of the codes."
         ),
-    )
+        Paragraph(_best_range(weight)),
+        _choices(weight),
+        Paragraph("One scale for the tensor against one per channel, SQNR in dB of the observer that is used:"),
+        _by_width(explanation),
+        Picture(
+            f"Histogram of the weights in steps of their grid, {weight.spec.qmin} to {weight.spec.qmax}",
+            lambda: histogram_with_grid(explanation.in_steps, weight.spec),
+        ),
+        Picture("Range of every channel beside the ends of its grid", lambda: channel_ranges(channels)),
+        _curve(weight),
+        Picture("SQNR against bits, per tensor and per channel", lambda: per_tensor_and_channel(channels)),
+    ]
 
 
-def activation_section(part: str, study: TensorStudy) -> Section:
+def activation_section(part: str, study: TensorStudy) -> list[Block]:
     """An activation: its histogram, the trade-off, the error at every width."""
-    return Section(
-        f"The {part}: {study.name}",
-        (
-            Text(
-                f"{whole(study.count)} values seen in calibration, from {number(study.lo)} to {number(study.hi)}; "
-                f"the grid has {_width(study)}."
-            ),
-            Picture(
-                f"Histogram of {study.name} on a logarithmic scale with the range that each observer chooses",
-                lambda: histogram_with_ranges(study),
-            ),
-            *_trade_off(study),
-            Picture(f"SQNR of {study.name} against bits for each observer", lambda: sqnr_by_width(study)),
+    return [
+        Heading(f"The {part}: {study.name}"),
+        Paragraph(
+            f"{whole(study.count)} values seen in calibration, from {number(study.lo)} to {number(study.hi)}; "
+            f"the grid has {_width(study)}."
         ),
+        Paragraph(_best_range(study)),
+        _choices(study),
+        Picture(
+            f"Histogram of {study.name} on a logarithmic scale with the range that each observer chooses",
+            lambda: histogram_with_ranges(study),
+        ),
+        _curve(study),
+        Picture(f"SQNR of {study.name} against bits for each observer", lambda: sqnr_by_width(study)),
+    ]
+
+
+def _by_width(explanation: Explanation) -> Table:
+    channels, used = explanation.channels, explanation.weight.spec.bits
+    widths = sorted(channels.per_tensor, reverse=True)
+    rows = tuple(
+        (f"{bits} bits", decibels(channels.per_tensor[bits]), decibels(channels.per_channel[bits])) for bits in widths
     )
+    strong = frozenset((widths.index(used), column) for column in range(3))
+    return Table(("", "per tensor", "per channel"), rows, strong)
 
 
-def _trade_off(study: TensorStudy) -> tuple[Text | Table | Picture, ...]:
+def _curve(study: TensorStudy) -> Picture:
     alt = f"Rounding, clipping and total error of {study.name} as its range narrows, observers marked"
-    return (Text(_best_range(study)), _choices(study), Picture(alt, lambda: trade_off_curve(study)))
+    return Picture(alt, lambda: trade_off_curve(study))
 
 
 def _best_range(study: TensorStudy) -> str:
@@ -110,7 +116,8 @@ def _choices(study: TensorStudy) -> Table:
         for name, choice in study.choices.items()
     )
     headers = ("observer", "grid from … to", "of the full range", "saturated", "rounding", "clipping", "SQNR, dB")
-    return Table(headers, rows, _label(study.used, study))
+    used = list(study.choices).index(study.used)
+    return Table(headers, rows, frozenset((used, column) for column in range(len(headers))))
 
 
 def _label(name: str, study: TensorStudy) -> str:
