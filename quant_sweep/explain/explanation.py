@@ -1,4 +1,4 @@
-"""What is told of one layer: plain numbers, which every way of showing them reads and none changes."""
+"""What there is to show of one layer, as plain numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from quant_sweep.explain.carried import Carried
+from quant_sweep.explain.by_hand import Carried
 from quant_sweep.explain.integer_layer import bits_needed
 from quant_sweep.explain.steps import Intermediate
 from quant_sweep.explain.tensor_study import TensorStudy
@@ -15,11 +15,12 @@ from quant_sweep.explain.tensor_study import TensorStudy
 @final
 @dataclass(frozen=True)
 class Register:
-    """How far a 32-bit register is filled.
+    """How many bits a sum takes.
 
     Attributes:
-        what: stands in it.
-        seen: smallest and largest over all images and channels; worst: that any input could cause.
+        what: the sum, as a formula.
+        seen: smallest and largest over all images and channels.
+        worst: the same, whatever the input.
     """
 
     what: str
@@ -38,10 +39,10 @@ class Register:
 @final
 @dataclass(frozen=True)
 class Agreement:
-    """Codes of this page's integer arithmetic against those of somebody else, from the same inputs.
+    """Output codes of the engine `integer` against those of another engine, from the same inputs.
 
     Attributes:
-        other: who.
+        other: name of that engine.
         compared, differing: how many codes.
         largest: difference, in codes.
     """
@@ -83,14 +84,17 @@ class Explanation:
 
     Attributes:
         layer: its name.
-        kind: the module as torch prints it.
+        kind: what layer it is, in a few words.
         setting: what was asked for, as on the command line.
+        refusal: why the engine `integer` does not compute this layer; "" if it does, and all whole numbers are its own.
         images: how many passed through the quantized network.
         terms: products in the sum of one output.
+        stored: what is multiplied with weight codes: q_x, or u_x = q_x - qmin where the grid does not begin at 0.
         steps: the dataflow.
-        registers: what the accumulator needs.
-        numbers: a few outputs carried through.
-        agreements: of the integer arithmetic with the simulation, and with the engine; empty for a float output.
+        registers: how many bits the sums take.
+        numbers: a few outputs with all intermediate results.
+        agreements: of the engine `integer` with the simulation, and with the engine of the run; empty where there is
+            nothing to compare.
         weight: the weight and what observers make of it; `in_steps` its histogram in units of its scale.
         channels: the weight channel by channel.
         activations: input, residual and output, as far as they are quantized, by their part.
@@ -99,8 +103,10 @@ class Explanation:
     layer: str
     kind: str
     setting: Mapping[str, str]
+    refusal: str
     images: int
     terms: int
+    stored: str
     steps: tuple[Intermediate, ...]
     registers: tuple[Register, ...]
     numbers: tuple[Carried, ...]

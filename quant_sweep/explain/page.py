@@ -1,10 +1,10 @@
-"""An explanation in words and tables, from the first code to the last."""
+"""An explanation as a document: words and tables, from the first code to the last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quant_sweep.explain.carried import Carried, Requantization, Term
+from quant_sweep.explain.by_hand import Carried, Requantization, Term
 from quant_sweep.explain.explanation import Explanation
 from quant_sweep.explain.steps import Extent, Intermediate
 from quant_sweep.explain.tensor_sections import activation_section, weight_section
@@ -23,7 +23,7 @@ def page(explanation: Explanation) -> Document:
         *_dataflow(explanation),
         *_accumulator(explanation),
         *_numbers(explanation),
-        *_whole_sum(explanation.numbers[0]),
+        *_whole_sum(explanation),
         *weight_section(explanation),
     ]
     for part, study in explanation.activations.items():
@@ -32,11 +32,17 @@ def page(explanation: Explanation) -> Document:
 
 
 def _dataflow(explanation: Explanation) -> list[Block]:
+    engine = (
+        "Whole numbers are those of the engine `integer`; the engines `simulate` and `int8` get the same codes but for "
+        "rounding."
+        if not explanation.refusal
+        else f"The engine `integer` does not compute this layer: {explanation.refusal}. The sums below are exact, bias "
+        "and rounding those of `simulate`, in float32."
+    )
     note = (
         f"Values seen while {explanation.images} calibration images pass through the quantized network. A code `q` "
         "stands for `r = s · (q − z)`, scale `s`, zero-point `z`; `x` is the input, `w` the weight, `y` the output. "
-        "Shapes are those of one image. Whole numbers are what an integer engine holds; `simulate` computes the same "
-        "in float32 on the values that the codes stand for."
+        f"Shapes are those of one image. {engine}"
     )
     headers = ("step", "how", "shape", "type", "bits", "codes", "real values", "scale", "zero-point")
     rows = tuple(_row(step) for step in explanation.steps)
@@ -56,10 +62,10 @@ def _row(step: Intermediate) -> tuple[str, ...]:
 
 
 def _boxes(explanation: Explanation) -> tuple[tuple[str, ...], ...]:
-    """The few stations of the dataflow that a reader should remember."""
-    stations = ("input", "input codes", "accumulator", "before the clamp", "output codes", "dequantized")
+    """The few lines of the dataflow that a reader should remember."""
+    main = ("input", "input codes", "accumulator", "before the clamp", "output codes", "dequantized")
     behind = explanation.steps[-len(explanation.numbers[0].after) :] if explanation.numbers[0].after else ()
-    chosen = [step for step in explanation.steps if step.step in stations or step in behind]
+    chosen = [step for step in explanation.steps if step.step in main or step in behind]
     return tuple(_box(step) for step in chosen)
 
 
@@ -74,17 +80,23 @@ def _accumulator(explanation: Explanation) -> list[Block]:
         (f"`{r.what}`", _between(r.seen), f"{r.bits_seen} of 32", _between(r.worst), f"{r.bits_worst} of 32")
         for r in explanation.registers
     )
-    table = Table(("register", "seen", "bits", "at worst", "bits"), rows)
+    table = Table(("sum", "seen", "bits", "at worst", "bits"), rows)
     needed = max(register.bits_worst for register in explanation.registers)
     verdict = (
-        f"32 bits can never overflow here: {needed} would do for any input."
+        f"32 bits cannot overflow here: {needed} are enough for any input."
         if needed <= 32
-        else f"An input that needs {needed} bits is possible: 32 bits are not safe, and the sums on this page saturate."
+        else f"An input that needs {needed} bits is possible: 32 bits are not enough."
+    )
+    shift = (
+        " The accumulator is kept in units of `s_x · s_w / 2^k`: as fine as rounding the bias needs, or as coarse as a "
+        "large bias needs to fit."
+        if any(n.shift for n in explanation.numbers)
+        else ""
     )
     note = (
         f"Each output is a sum of {explanation.terms} products. Bits are those of a signed register, its sign "
         "included. At worst means: if every code were the one that drives the sum furthest. Partial sums may wrap "
-        f"around on the way, in two's complement only the end has to fit. {verdict}"
+        f"around on the way, in two's complement only the end has to fit. {verdict}{shift}"
     )
     return [Heading("What the accumulator needs"), table, Paragraph(note)]
 
@@ -94,50 +106,60 @@ def _between(ends: tuple[int, int]) -> str:
 
 
 def _numbers(explanation: Explanation) -> list[Block]:
-    numbers = explanation.numbers
-    engine = any(n.engine_code is not None for n in numbers)
+    numbers, x = explanation.numbers, explanation.stored
+    place = "place: image, channel, row, column" if len(numbers[0].place) == 4 else "place: image, then axis by axis"
     rows: list[tuple[str, ...]] = [
-        (
-            "place: image, channel, row, column" if len(numbers[0].place) > 2 else "place: image, feature",
-            *map(_place, numbers),
-        ),
+        (place, *map(_place, numbers)),
         ("`x` of its largest product", *(number(_largest(n).x) for n in numbers)),
-        ("→ code `q_x`", *(whole(_largest(n).x_code) for n in numbers)),
+        (f"→ code `{x}`", *(whole(_largest(n).x_code) for n in numbers)),
         ("`w` of its largest product", *(number(_largest(n).weight) for n in numbers)),
         ("→ code `q_w`", *(whole(_largest(n).weight_code) for n in numbers)),
-        ("`Σ q_x · q_w`", *(whole(n.products) for n in numbers)),
-        ("`− z_x · Σ q_w`", *(whole(-n.correction) for n in numbers)),
-        ("`+ b_q`, the bias", *(f"{whole(n.bias_code)} (for {number(n.bias)})" for n in numbers)),
-        ("`= acc`, int32", *(whole(n.accumulator) for n in numbers)),
+        *_summed(numbers, x),
         *_requantized([n.requantization for n in numbers if n.requantization is not None]),
-        ("dequantized", *(number(n.real) for n in numbers)),
+        ("`acc · s_x · s_w + b`" if explanation.refusal else "dequantized", *(number(n.real) for n in numbers)),
         ("float network", *(number(n.original) for n in numbers)),
         ("difference", *(number(n.real - n.original, 2) for n in numbers)),
         ("`simulate`, not rounded", *(number(n.simulated) for n in numbers)),
     ]
     if numbers[0].simulated_code is not None:
         rows.append(("`simulate`, its code", *(_code(n.simulated_code) for n in numbers)))
-    if engine:
+    if any(n.engine_code is not None for n in numbers):
         name = explanation.agreements[-1].other
         rows.append((f"`{name}`, its code", *(_code(n.engine_code) for n in numbers)))
     table = Table(("", *(n.why for n in numbers)), tuple(rows + _behind(numbers)))
     return [Heading("Numbers carried through by hand"), table, Paragraph(" ".join(_agreement(explanation)))]
 
 
+def _summed(numbers: Sequence[Carried], x: str) -> list[tuple[str, ...]]:
+    """From the products to the accumulator."""
+    rows: list[tuple[str, ...]] = [(f"`Σ {x} · q_w`", *(whole(n.sum) for n in numbers))]
+    shifted = any(n.shift for n in numbers)
+    if shifted:
+        rows.append(("`k`", *(whole(n.shift) for n in numbers)))
+        rows.append((f"`2^k · Σ {x} · q_w`", *(whole(n.shifted) for n in numbers)))
+    if any(n.correction for n in numbers):
+        rows.append((f"`−{' 2^k ·' if shifted else ''} z · Σ q_w`", *(whole(-n.correction) for n in numbers)))
+    if any(n.bias_code for n in numbers):
+        rows.append(("`+ b_q`, the bias", *(f"{_code(n.bias_code)} (for {number(n.bias)})" for n in numbers)))
+    return [*rows, ("`= acc`, int32", *(whole(n.accumulator) for n in numbers))]
+
+
 def _requantized(numbers: Sequence[Requantization]) -> list[tuple[str, ...]]:
     if not numbers:
         return []
     rows: list[tuple[str, ...]] = [
-        ("`M = s_x · s_w / s_y`", *(number(n.factor, 7) for n in numbers)),
+        ("`M`", *(number(n.factor, 7) for n in numbers)),
         ("`M0 · 2³¹`, int32", *(str(n.multiplier) for n in numbers)),
-        ("shift to the right", *(str(n.shift) for n in numbers)),
+        ("shift to the right", *(whole(n.shift) for n in numbers)),
         ("`acc · M`, rounded", *(whole(n.product) for n in numbers)),
     ]
     if any(n.residual_code is not None for n in numbers):
         rows.append(("residual code `q_r`", *(_code(n.residual_code) for n in numbers)))
-        rows.append(("`+ (q_r − z_r) · s_r / s_y`, rounded", *(_code(n.residual_product) for n in numbers)))
-    rows.append(("`+ z_y`", *(whole(n.before_clamp) for n in numbers)))
-    rows.append(("clamped: output code `q_y`", *(whole(n.code) for n in numbers)))
+        rows.append(("`+ (q_r − z_r) · s_r / s_y · 2^12`, rounded", *(_code(n.residual_product) for n in numbers)))
+        rows.append(("`/ 2^12`, rounded", *(_code(n.steps) for n in numbers)))
+    if any(n.code is not None for n in numbers):
+        rows.append(("`+ z_y`", *(_code(n.before_clamp) for n in numbers)))
+        rows.append(("clamped: output code `q_y`", *(_code(n.code) for n in numbers)))
     return rows
 
 
@@ -152,12 +174,15 @@ def _behind(numbers: Sequence[Carried]) -> list[tuple[str, ...]]:
 
 
 def _agreement(explanation: Explanation) -> list[str]:
-    """How far these numbers can be trusted: the same arithmetic on all images, against somebody else's."""
-    sentences = ["The sum is made of the codes of one window."]
+    """What the numbers are, and how far other engines are from them on all images."""
+    if explanation.refusal:
+        return ["Sum and zero-point are whole numbers; the bias is added in float."]
+    sentences = [
+        "`M0 · 2³¹` and the shift are the fixed-point form of `M`: `acc · M = acc · (M0 · 2³¹) / 2^(31 + shift)`."
+    ]
+    if explanation.numbers[0].requantization and explanation.numbers[0].requantization.residual_code is not None:
+        sentences.append("Both terms of the sum are held in parts of 2^-12 of an output step until they are added.")
     if explanation.agreements:
-        sentences.append(
-            "`M0 · 2³¹` and the shift are the fixed-point form of `M`: `acc · M = acc · (M0 · 2³¹) / 2^(31 + shift)`."
-        )
         compared = explanation.agreements[0].compared
         parts = [
             f"{whole(a.differing)} ({percent(a.differing / a.compared)}) differ from those of `{a.other}`, "
@@ -166,13 +191,13 @@ def _agreement(explanation: Explanation) -> list[str]:
         ]
         sentences.append(
             f"Of {whole(compared)} output codes of {explanation.images} images, computed like this from the same "
-            f"inputs, {'; '.join(parts)}: the paper's way rounds bias, product and "
-            "residual one by one, others round once, or keep finer steps until the end."
+            f"inputs, {'; '.join(parts)}. `integer` rounds bias, product and result, `simulate` the result alone."
         )
     return sentences
 
 
-def _whole_sum(carried: Carried) -> list[Block]:
+def _whole_sum(explanation: Explanation) -> list[Block]:
+    carried = explanation.numbers[0]
     terms = carried.terms
     lines = [terms[i : i + _PER_LINE] for i in range(0, len(terms), _PER_LINE)]
     cut = len(terms) > _TERMS_SHOWN
@@ -181,8 +206,9 @@ def _whole_sum(carried: Carried) -> list[Block]:
     if cut:
         middle = [term for line in lines[2:-1] for term in line]
         rows.insert(2, (f"… {len(middle)} more …", whole(sum(term.product for term in middle))))
-    rows.append(("`Σ q_x · q_w`", whole(carried.products)))
-    note = f"Every product of the first number, in the order of the weight's entries: `q_x × q_w`. {_padding(terms)}"
+    rows.append((f"`Σ {explanation.stored} · q_w`", whole(carried.sum)))
+    order = f"Every product of the first number, in the order of the weight's entries: `{explanation.stored} × q_w`."
+    note = order + _padding(terms)
     table = Table(("products", "sum"), tuple(rows), words=("products",))
     return [Heading("The whole sum of one of them"), Paragraph(note), table]
 
@@ -194,7 +220,7 @@ def _line(terms: Sequence[Term]) -> tuple[str, str]:
 
 def _padding(terms: Sequence[Term]) -> str:
     padding = sum(term.place is None for term in terms)
-    return f" {padding} of its inputs are padding, with the code of 0.0." if padding else ""
+    return f" {padding} of its inputs are zeros of the padding, with the code of 0.0." if padding else ""
 
 
 def _signed(code: int) -> str:

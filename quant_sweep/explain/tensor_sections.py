@@ -31,7 +31,7 @@ def weight_section(explanation: Explanation) -> list[Block]:
         Paragraph(
             f"{whole(weight.count)} values from {number(weight.lo)} to {number(weight.hi)}, on {grids} of "
             f"{_width(weight)}. The widest channel reaches {number(widest)}, the narrowest "
-            f"{number(narrowest)}: with one scale for all, the narrowest has {share} of the codes."
+            f"{number(narrowest)}: with one scale for all, the narrowest has {share} of the levels."
         ),
         Paragraph(_best_range(weight)),
         _choices(weight),
@@ -126,7 +126,7 @@ def _label(name: str, study: TensorStudy) -> str:
 
 def _width(study: TensorStudy) -> str:
     spec = study.spec
-    return f"{spec.steps + 1} codes, {spec.qmin} to {spec.qmax}".replace("-", "−")
+    return f"{spec.steps + 1} levels, {spec.qmin} to {spec.qmax}".replace("-", "−")
 
 
 def _spread(explanation: Explanation) -> list[float]:

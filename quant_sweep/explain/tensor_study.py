@@ -16,7 +16,7 @@ from quant_sweep import observers
 from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import observe
-from quant_sweep.explain.errors_of import Values
+from quant_sweep.explain.tensor_errors import Values
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.observers import Observer
 
