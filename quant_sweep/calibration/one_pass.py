@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.errors import InputError
-from quant_sweep.graph import QuantGraph, insert_at_points
+from quant_sweep.graph import QuantGraph, insert_at_quantizers
 from quant_sweep.histograms.summary import Collector, Summary, summarize_channels
 from quant_sweep.observers import Observer
 from quant_sweep.runtime.full_precision import full_precision
@@ -37,8 +38,8 @@ class Calibration:
     """A network and what calibration saw of it.
 
     Attributes:
-        graph: the float network with its quantization points.
-        summaries: by the name of each activation point.
+        graph: the float network with its quantizers.
+        summaries: by the name of each activation quantizer.
     """
 
     graph: QuantGraph
@@ -52,18 +53,18 @@ def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
 
     Args:
         graph: the network.
-        batches: normalised images, float32 (n, channels, height, width) each, on the device to use.
+        batches: inputs, float32 (n, ...) each, on the device to use.
 
     Raises:
         InputError: there is no batch, or a tensor holds NaN or infinity (the message names it).
     """
-    recorders = {point.name: _Record(point.name) for point in graph.activations}
+    recorders = {quantizer.name: _Record(quantizer.name) for quantizer in graph.activations}
     network: Callable[[Tensor], object] | None = None
     workers, at_once = Workers(), 1
     for batch in batches:
         if network is None:
             # Each thread has a switch of its own for gradients.
-            network = torch.no_grad()(insert_at_points(graph, recorders).to(batch.device))
+            network = torch.no_grad()(insert_at_quantizers(graph, recorders).to(batch.device))
             at_once = _images_at_once(graph, batch)
         workers.map(network, batch.split(at_once))
         for recorder in recorders.values():
@@ -75,7 +76,7 @@ def _images_at_once(graph: QuantGraph, batch: Tensor) -> int:
     """Independent of the number of threads, so that they do not change what is summed in which order."""
     if batch.device.type != "cpu" or len(batch) == 0:
         return max(len(batch), 1)
-    return images_that_stay_in_cache(graph.module, batch[:1], _CACHED_BYTES, FEWEST_IMAGES)
+    return images_that_stay_in_cache(graph.graph.largest_bytes_an_image, _CACHED_BYTES, FEWEST_IMAGES)
 
 
 def choose_qparams(
@@ -102,14 +103,13 @@ def choose_weight_qparams(
 ) -> dict[str, QParams]:
     """Grids for all weights, by tensor name; raises as `choose_qparams`."""
     qparams = {}
-    for point in graph.weights:
-        weight, spec = graph.module.get_submodule(point.module).weight, specs[point.name]
-        assert isinstance(weight, Tensor)
+    for quantizer in graph.weights:
+        weight, spec = graph.graph.constants[quantizer.name], specs[quantizer.name]
         try:
             summary = summarize_weight(weight, spec.channel_axis)
         except InputError as error:
-            raise InputError(f"{point.name}: {error}") from error
-        qparams[point.name] = observe(summary, spec, weight_observer)
+            raise InputError(f"{quantizer.name}: {error}") from error
+        qparams[quantizer.name] = observe(summary, spec, weight_observer)
     return qparams
 
 
@@ -124,15 +124,15 @@ def observe(summary: Summary, spec: QuantSpec, observer: Observer) -> QParams:
     return qparams_from_range(lo, hi, spec) if spec.channel_axis is not None else qparams_from_range(lo[0], hi[0], spec)
 
 
-class _Record(nn.Module):
+@final
+class _Record:
     """Summarizes what passes, and passes it on."""
 
     def __init__(self, name: str) -> None:
-        super().__init__()
         self.name = name
         self.collector = Collector()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         try:
             self.collector.add(x)
         except InputError as error:

@@ -11,10 +11,10 @@ on which products of uint8 and int8 saturate at 16 bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.base import Engine
@@ -25,8 +25,9 @@ from quant_sweep.engines.lowering import (
     See,
     check_layers,
     check_weights,
-    codes_by_point,
+    codes_by_quantizer,
     lower,
+    returned,
     why_unsupported,
 )
 from quant_sweep.engines.onednn import Placed, kernel_of, why_not_exact
@@ -52,25 +53,30 @@ class Int8(Engine):
         lowered = lower(graph, qparams)
         check_layers("int8", graph, qparams, lowered)
         with torch.no_grad():
-            return IntegerNetwork(lowered, dict(graph.module.named_modules()), qparams)
+            return IntegerNetwork(lowered, graph.graph.constants, qparams)
 
 
 @final
 class IntegerNetwork(NetworkOfCodes):
     """The network on integer kernels. It stays on the CPU."""
 
-    def __init__(self, lowered: Lowered, modules: Mapping[str, nn.Module], qparams: Mapping[str, QParams]) -> None:
+    def __init__(self, lowered: Lowered, constants: Mapping[str, Tensor], qparams: Mapping[str, QParams]) -> None:
         super().__init__()
         self.float_tensors = lowered.float_tensors
+        self._lowered = lowered
         self._images_at_once: int | None = None  # not known before images are seen
         self._workers = Workers()
-        self._images = lowered.images.name
-        self._points = dict(lowered.points)
-        self._program = Program(lowered.steps, lambda step, overwrite: kernel_of(step, modules, qparams, overwrite))
+        self._program = Program(
+            lowered.steps,
+            lowered.outputs,
+            constants,
+            lambda step, overwrite: kernel_of(step, constants, qparams, overwrite),
+        )
 
-    def forward(self, images: Tensor) -> Tensor:
-        parts = in_parts(images, self._images_that_stay_in_cache(images[:FEWEST_IMAGES]))
-        return torch.cat(self._workers.map(lambda part: self._run(part, lambda _name, _value: None), parts))
+    def forward(self, x: Tensor) -> Any:
+        parts = in_parts(x, self._images_that_stay_in_cache(x[:FEWEST_IMAGES]))
+        done = self._workers.map(lambda part: self._run(part, lambda _name, _value: None), parts)
+        return returned(self._lowered, [torch.cat(pieces) for pieces in zip(*done, strict=True)])
 
     def _images_that_stay_in_cache(self, images: Tensor) -> int:
         """Found by a first run, which packs the weights too: the first thread to come does it for all."""
@@ -82,13 +88,12 @@ class IntegerNetwork(NetworkOfCodes):
                 self._images_at_once = min(max(stay, FEWEST_IMAGES), _MOST_IMAGES)
             return self._images_at_once
 
-    def codes(self, images: Tensor) -> dict[str, Tensor]:
-        return codes_by_point(
-            self._points, lambda see: self._run(images, see), lambda u, grid: u.int() - Placed.of(grid).offset
+    def codes(self, x: Tensor) -> dict[str, Tensor]:
+        return codes_by_quantizer(
+            self._lowered.quantized, lambda see: self._run(x, see), lambda u, grid: u.int() - Placed.of(grid).offset
         )
 
     @torch.no_grad()
-    def _run(self, images: Tensor, see: See) -> Tensor:
-        result = self._program.run(self._images, images.cpu(), see)
-        assert isinstance(result, Tensor)
-        return result.to(images.device)
+    def _run(self, x: Tensor, see: See) -> list[Tensor]:
+        outputs = self._program.run(self._lowered.given.name, x.cpu(), see)
+        return [output.to(x.device) for output in outputs]

@@ -15,7 +15,7 @@ from torch import nn
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.base import Engine
-from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_points, put_weights_on_grid
+from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_quantizers, weights_on_grid
 
 
 @final
@@ -25,7 +25,5 @@ class Simulate(Engine):
     devices = ("cpu", "cuda")
 
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> nn.Module:
-        points = {p.name: FakeQuantize(qparams[p.name]) for p in graph.activations if p.name in qparams}
-        network = insert_at_points(graph, points)
-        put_weights_on_grid(network, graph, qparams)
-        return network
+        quantizers = {q.name: FakeQuantize(qparams[q.name]) for q in graph.activations if q.name in qparams}
+        return insert_at_quantizers(graph, quantizers, weights_on_grid(graph, qparams))

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import NetworkOfCodes
-from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_points, put_weights_on_grid
+from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_quantizers, weights_on_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,7 @@ def compare_with_simulation(
     codes = network.codes(images[:codes_of])
     compared = sum(own.numel() for own in codes.values())
     comparisons = {name: _CompareThenReplace(qparams[name], codes, name) for name in list(codes)}
-    simulation = insert_at_points(graph, comparisons)
-    put_weights_on_grid(simulation, graph, qparams)
+    simulation = insert_at_quantizers(graph, comparisons, weights_on_grid(graph, qparams))
     simulation(images[:codes_of])  # uses all codes up
     classes, simulated = (run(images).argmax(dim=1) for run in (network, simulation))
     return EngineAgreement(
@@ -74,19 +73,18 @@ def compare_with_simulation(
     )
 
 
-class _CompareThenReplace(nn.Module):
+class _CompareThenReplace:
     """Compares the codes of what comes with given ones, which it takes out of `codes`, and passes the given ones on.
 
     Once they are gone it is the simulation itself.
     """
 
     def __init__(self, grid: QParams, codes: dict[str, Tensor], name: str) -> None:
-        super().__init__()
         self.codes, self.name = codes, name
         self.simulate, self.zero_point = FakeQuantize(grid), int(grid.zero_point)
         self.largest, self.differing = 0, 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         if self.name not in self.codes:
             return self.simulate(x)  # type: ignore[no-any-return]
         own = self.codes.pop(self.name).to(torch.float32).sub_(self.zero_point)  # popped: traced modules are freed late

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
+from quant_sweep.graph import Network
 from quant_sweep.runtime.full_precision import full_precision
-from quant_sweep.runtime.in_cache import images_that_stay_in_cache
+from quant_sweep.runtime.in_cache import images_that_stay_in_cache, largest_bytes_an_image
 from quant_sweep.runtime.threads import Workers, in_parts
 
 # Of a float network, whose layers all threads share: about the second-level cache of two cores.
@@ -78,10 +79,11 @@ def evaluate(
         FloatingPointError: a logit is NaN, which no argmax may turn into a class.
     """
     network = network.to(device)
+    layout = torch.channels_last if _takes_channels_last(network, data, images, device) else torch.contiguous_format
 
     @torch.inference_mode()
     def classes(pixels: Tensor) -> Tensor:
-        logits = network(data.normalize(pixels.to(device)))
+        logits = network(data.normalize(pixels.to(device)).contiguous(memory_format=layout))
         if bool(logits.isnan().any()):
             raise FloatingPointError("evaluation: the network returned NaN logits")
         predicted: Tensor = logits.argmax(dim=1)
@@ -92,7 +94,25 @@ def evaluate(
         predictions = Workers().map(classes, in_parts(images.images, batch_size))
     else:
         if torch.device(device).type == "cpu":
-            first = data.normalize(images.images[:1])
-            batch_size = min(batch_size, images_that_stay_in_cache(network, first, _CACHED_BYTES, _FEWEST_IMAGES))
+            bytes_an_image = (
+                network.graph.largest_bytes_an_image
+                if isinstance(network, Network)
+                else largest_bytes_an_image(network, data.normalize(images.images[:1]).contiguous(memory_format=layout))
+            )
+            batch_size = min(batch_size, images_that_stay_in_cache(bytes_an_image, _CACHED_BYTES, _FEWEST_IMAGES))
         predictions = [classes(part) for part in images.images.split(batch_size)]
     return Evaluation(torch.cat(predictions), images.labels, time.perf_counter() - began)
+
+
+@torch.inference_mode()
+def _takes_channels_last(network: nn.Module, data: DataSet, images: ImageSet, device: torch.device | str) -> bool:
+    """Whether a network computes images whose channels lie side by side, which is up to 1.5 times as fast.
+
+    A person's own module may use `view`, which asks for another layout."""
+    if isinstance(network, Network | NetworkOfCodes):
+        return True
+    try:
+        network(data.normalize(images.images[:1].to(device)))
+    except RuntimeError:
+        return False
+    return True

@@ -14,7 +14,8 @@ _MEGABYTE_BITS = 8e6
 
 def float_megabytes(model: nn.Module) -> float:
     """Parameters and buffers in float32, 10**6 bytes."""
-    return _FLOAT_BITS * _numbers(model) / _MEGABYTE_BITS
+    numbers: int = sum(tensor.numel() for tensor in model.state_dict().values())
+    return _FLOAT_BITS * numbers / _MEGABYTE_BITS
 
 
 def quantized_megabytes(graph: QuantGraph, weight_bits: Mapping[str, int]) -> float:
@@ -24,11 +25,7 @@ def quantized_megabytes(graph: QuantGraph, weight_bits: Mapping[str, int]) -> fl
         graph: after folding, so that a folded BatchNorm costs nothing.
         weight_bits: width by the name of each weight.
     """
-    weights = {name: graph.module.get_parameter(name).numel() for name in weight_bits}
-    others = _numbers(graph.module) - sum(weights.values())
+    weights = {name: graph.graph.constants[name].numel() for name in weight_bits}
+    others = sum(tensor.numel() for tensor in graph.graph.constants.values()) - sum(weights.values())
     packed = sum(count * weight_bits[name] for name, count in weights.items())
     return (packed + _FLOAT_BITS * others) / _MEGABYTE_BITS
-
-
-def _numbers(model: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in model.state_dict().values())

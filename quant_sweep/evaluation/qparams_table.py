@@ -27,7 +27,7 @@ def qparams_table(graph: QuantGraph, qparams: Mapping[str, QParams], summaries: 
     moves; sqnr_db. The last two are computed from the values of a weight and, for an activation, from its calibration
     histogram; they are missing where there is none.
     """
-    weights = {point.name: graph.module.get_parameter(point.name).detach() for point in graph.weights}
+    weights = {quantizer.name: graph.graph.constants[quantizer.name] for quantizer in graph.weights}
     blocks = [
         _block(name, grid, *_weight_errors(weights[name], grid), kind="weight")
         if name in weights

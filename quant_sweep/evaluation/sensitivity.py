@@ -10,20 +10,19 @@ What lies upstream of the tensor is what the float network computed, and is comp
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct, sqnr_db
-from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_points
-from quant_sweep.graph.rerun import rerun, run
+from quant_sweep.graph import FakeQuantize, QuantGraph, WeightQuantizer, insert_at_quantizers
+from quant_sweep.graph.quantizers import source_of
 from quant_sweep.histograms.expected_error import sqnr_db_of
 from quant_sweep.histograms.summary import Summary
 
@@ -78,23 +77,21 @@ def parts_of(graph: QuantGraph) -> tuple[Part, ...]:
     """The whole network, every layer, every weight and every activation."""
     return (
         Part("whole network", "network", graph.names),
-        *(Part(p.module, "layer", (p.name, *_read_by(p.module, graph))) for p in graph.weights),
-        *(Part(p.name, "weight", (p.name,)) for p in graph.weights),
-        *(Part(p.name, "activation", (p.name,)) for p in graph.activations),
+        *(Part(layer_of(q), "layer", (q.name, *_read_by(q, graph))) for q in graph.weights),
+        *(Part(q.name, "weight", (q.name,)) for q in graph.weights),
+        *(Part(q.name, "activation", (q.name,)) for q in graph.activations),
     )
 
 
-def _read_by(layer: str, graph: QuantGraph) -> list[str]:
+def layer_of(weight: WeightQuantizer) -> str:
+    """The path of the layer that a weight belongs to; the weight's own name where that does not tell."""
+    return weight.name.removesuffix(".weight")
+
+
+def _read_by(weight: WeightQuantizer, graph: QuantGraph) -> list[str]:
     """The activations that a layer reads; several if it is called several times."""
-    points = {(point.node, reader): point.name for point in graph.activations for reader in point.readers}
-    names = []
-    for node in graph.module.graph.nodes:
-        if node.op == "call_module" and node.target == layer:
-            source, reader = node.all_input_nodes[0], node
-            while (source.name, reader.name) not in points:  # through what only moves values
-                source, reader = source.all_input_nodes[0], source
-            names.append(points[source.name, reader.name])
-    return list(dict.fromkeys(names))
+    nodes = (graph.graph.node[name] for name in weight.layers)
+    return list(dict.fromkeys(source_of(graph.graph, node.inputs[0], node.name)[0] for node in nodes))
 
 
 @torch.inference_mode()
@@ -119,10 +116,11 @@ def measure_sensitivity(
     grids: _Grids | None = None
     for batch, labels in batches:
         grids = grids or _Grids(graph, qparams, batch.device)
-        original, values = run(grids.network, batch)
+        values = grids.network.values(batch, keep=lambda _: True)
+        original = grids.network.returned(values)
         images, correct = images + len(labels), correct + count_correct(_checked(original), labels)
         for part in parts:
-            logits = rerun(grids.network, grids.of(part), values)
+            logits = grids.network.again(values, *grids.of(part))
             scores[part].update(original, _checked(logits), labels)
     if not images:
         raise ValueError("sensitivity needs at least one batch of images")
@@ -136,7 +134,7 @@ def own_sqnr_db(
 
     Weights give theirs from their values, activations from what calibration saw; one without a summary is left out.
     """
-    weights = {point.name: graph.module.get_parameter(point.name).detach().double() for point in graph.weights}
+    weights = {q.name: graph.graph.constants[q.name].double() for q in graph.weights}
     ratios = {
         name: sqnr_db(float((w**2).sum()), float(((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()))
         for name, w in weights.items()
@@ -152,18 +150,20 @@ def _checked(logits: Tensor) -> Tensor:
 
 @final
 class _Grids:
-    """A network, and every tensor of it on its grid: as a module, by the path of what it stands for."""
+    """A network, and every tensor of it on its grid."""
 
     def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams], device: torch.device) -> None:
-        self.network = insert_at_points(graph, {point.name: nn.Identity() for point in graph.activations}).to(device)
-        self.modules: dict[str, tuple[str, nn.Module]] = {}
-        for point in graph.activations:
-            self.modules[point.name] = (f"quantization_points.{point.node}", FakeQuantize(qparams[point.name]))
-        for weight in graph.weights:
-            layer = copy.deepcopy(self.network.get_submodule(weight.module))
-            parameter = layer.get_parameter("weight")
-            parameter.copy_(fake_quantize(parameter, qparams[weight.name].to(device)))
-            self.modules[weight.name] = (weight.module, layer)
+        self.network = insert_at_quantizers(graph, {q.name: _unchanged for q in graph.activations}).to(device)
+        self.activations = {q.name: FakeQuantize(qparams[q.name]) for q in graph.activations}
+        self.weights = {
+            q.name: fake_quantize(graph.graph.constants[q.name], qparams[q.name]).to(device) for q in graph.weights
+        }
 
-    def of(self, part: Part) -> dict[str, nn.Module]:
-        return dict(self.modules[tensor] for tensor in part.tensors)
+    def of(self, part: Part) -> tuple[dict[str, FakeQuantize], dict[str, Tensor]]:
+        """What stands in for the activations of a part and for its weights, by name."""
+        activations = {name: self.activations[name] for name in part.tensors if name in self.activations}
+        return activations, {name: self.weights[name] for name in part.tensors if name in self.weights}
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x

@@ -1,17 +1,35 @@
-"""From a float model to a graph that knows where its tensors are quantized."""
+"""From a float model to a graph of records that knows where its tensors are quantized."""
 
+from quant_sweep.graph.capture import Captured, capture_float
 from quant_sweep.graph.fake_quantize import FakeQuantize
-from quant_sweep.graph.insert import insert_at_points, put_weights_on_grid
-from quant_sweep.graph.points import ActivationPoint, Fusion, QuantGraph, WeightPoint, after_clamp, quantizable
+from quant_sweep.graph.fusion import Fusion
+from quant_sweep.graph.graph import INPUT, Graph, Node
+from quant_sweep.graph.insert import insert_at_quantizers, weights_on_grid
+from quant_sweep.graph.interpret import Network
+from quant_sweep.graph.quantizers import (
+    ActivationQuantizer,
+    QuantGraph,
+    WeightQuantizer,
+    after_clamp,
+    capture,
+    with_quantizers,
+)
 
 __all__ = [
-    "ActivationPoint",
+    "INPUT",
+    "ActivationQuantizer",
+    "Captured",
     "FakeQuantize",
     "Fusion",
+    "Graph",
+    "Network",
+    "Node",
     "QuantGraph",
-    "WeightPoint",
+    "WeightQuantizer",
     "after_clamp",
-    "insert_at_points",
-    "put_weights_on_grid",
-    "quantizable",
+    "capture",
+    "capture_float",
+    "insert_at_quantizers",
+    "weights_on_grid",
+    "with_quantizers",
 ]

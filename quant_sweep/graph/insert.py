@@ -1,55 +1,42 @@
-"""One mechanism for all that looks at, or changes, the tensors at the quantization points; and one for weights."""
+"""One mechanism for all that looks at, or changes, the tensors at the quantizers; and one for weights."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
-from torch import fx, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph.points import QuantGraph
+from quant_sweep.graph.graph import Graph
+from quant_sweep.graph.interpret import Network
+from quant_sweep.graph.quantizers import QuantGraph
 
 
-def insert_at_points(graph: QuantGraph, modules: Mapping[str, nn.Module]) -> fx.GraphModule:
-    """A copy of the network in which a module stands behind each activation point.
+def insert_at_quantizers(
+    graph: QuantGraph, functions: Mapping[str, Callable[[Tensor], Tensor]], float_graph: Graph | None = None
+) -> Network:
+    """The network with a function standing at each activation quantizer.
 
     Args:
-        graph: the network; it is not changed, and the copy shares no weights with it.
-        modules: by the point's name; each maps a tensor to a tensor of its shape, and only the point's readers see
-            its output. Points without a module are left alone.
-
-    Returns:
-        The new network. The module of a point is at `quantization_points.<node of the point>`.
+        graph: it is not changed.
+        functions: by the quantizer's name; each maps a tensor to one of its shape, and only the quantizer's readers see
+            the result. Quantizers without a function are left out.
+        float_graph: with other constants than the graph's, or other operations under the same names.
     """
-    result = copy.deepcopy(graph.module)
-    result.add_module("quantization_points", nn.Module())
-    nodes = {node.name: node for node in result.graph.nodes}
-    for point in graph.activations:
-        if point.name not in modules:
-            continue
-        path = f"quantization_points.{point.node}"
-        result.add_submodule(path, modules[point.name])
-        made = nodes[point.node]
-        with result.graph.inserting_after(made):
-            inserted = result.graph.call_module(path, (made,))
-        for reader in point.readers:
-            nodes[reader].replace_input_with(made, inserted)
-    result.graph.lint()
-    result.recompile()
-    return result
+    inserted = {q.name: (functions[q.name], q.readers) for q in graph.activations if q.name in functions}
+    return Network(float_graph or graph.graph, inserted)
 
 
 @torch.no_grad()
-def put_weights_on_grid(network: nn.Module, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
-    """Replace the weights of `network`, a copy of the graph's, by the nearest values of their grids.
+def weights_on_grid(graph: QuantGraph, qparams: Mapping[str, QParams]) -> Graph:
+    """The float graph with the nearest values of their grids for weights.
 
     Args:
         qparams: by tensor name; a weight without an entry stays as it is.
     """
-    for point in graph.weights:
-        if point.name in qparams:
-            weight = network.get_parameter(point.name)
-            weight.copy_(fake_quantize(weight, qparams[point.name].to(weight.device)))
+    weights = {q.name: graph.graph.constants[q.name] for q in graph.weights if q.name in qparams}
+    rounded = {name: fake_quantize(weight, qparams[name]) for name, weight in weights.items()}
+    return replace(graph.graph, constants={**graph.graph.constants, **rounded})

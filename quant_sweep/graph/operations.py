@@ -1,106 +1,335 @@
-"""What the nodes of a traced graph do, as far as quantization cares."""
+"""The vocabulary: everything that a captured network can do, as small records that can be called.
+
+Capture turns each node of an exported program into one of these, once, with all arguments filled in. Fusion, lowering,
+engines and explanations read the records and never a node's raw arguments. Whatever has no record of its own is `Other`
+and is computed in float: a gap in this file costs speed, never a number.
+
+Called with its inputs, a record computes the operation in float. Inputs are tensors, (n, ...) with images on axis 0;
+weights have their output channels on axis 0, those of transposed convolutions too: (out, in / groups, *kernel).
+"""
 
 from __future__ import annotations
 
-import operator
-from enum import Enum, auto
-from typing import Any
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor
 
-from quant_sweep.errors import InputError
-
-
-class Operation(Enum):
-    """How a node treats numbers that lie on a grid."""
-
-    WEIGHTED = auto()  # convolution or linear layer: multiplies by a weight
-    CLAMP = auto()  # ReLU and its kind: cuts values off, can be fused into the layer before
-    ACTIVATION = auto()  # any other activation function: makes new values
-    ADD = auto()  # sum of two tensors
-    AVERAGE = auto()  # average pooling
-    KEEP = auto()  # moves or selects values: what was on a grid stays on it
-    OTHER = auto()
+Sizes: TypeAlias = tuple[int, ...]
+Sides: TypeAlias = tuple[tuple[int, int], ...]  # (before, after) of each axis
+Pool: TypeAlias = Callable[..., Tensor]
 
 
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_MODULES: dict[Operation, tuple[type[nn.Module], ...]] = {
-    Operation.WEIGHTED: _WEIGHTED,
-    Operation.CLAMP: (nn.ReLU, nn.ReLU6, nn.Hardtanh),
-    Operation.ACTIVATION: (
-        nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Mish,
-        nn.PReLU, nn.Softplus,
-    ),
-    Operation.AVERAGE: (
-        nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    ),
-    Operation.KEEP: (
-        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.ZeroPad2d,
-        nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle,
-    ),
-}  # fmt: skip
-_FUNCTIONS: dict[Operation, set[Any]] = {
-    Operation.CLAMP: {F.relu, torch.relu, F.relu6, F.hardtanh},
-    Operation.ACTIVATION: {
-        F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.sigmoid, torch.sigmoid, F.tanh, torch.tanh, F.leaky_relu, F.elu,
-        F.mish, F.softplus,
-    },
-    Operation.ADD: {operator.add, torch.add},
-    Operation.AVERAGE: {F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, torch.mean},
-    Operation.KEEP: {
-        F.max_pool1d, F.max_pool2d, F.adaptive_max_pool2d, torch.flatten, torch.reshape, torch.permute,
-        torch.transpose, torch.squeeze, torch.unsqueeze, torch.chunk, torch.split,
-        operator.getitem,
-    },
-}  # fmt: skip
-_METHODS: dict[Operation, set[str]] = {
-    Operation.CLAMP: {"relu"},
-    Operation.ACTIVATION: {"sigmoid", "tanh"},
-    Operation.ADD: {"add"},
-    Operation.AVERAGE: {"mean"},
-    Operation.KEEP: {
-        "view", "reshape", "flatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk", "split",
-        "detach", "clone",
-    },
-}  # fmt: skip
-_FUNCTIONAL_LAYERS = {F.conv1d, F.conv2d, F.conv3d, F.linear, F.conv_transpose2d, torch.conv2d}
+@dataclass(frozen=True)
+class Operation(ABC):
+    """One operation with its arguments; called with tensors, it computes them in float."""
+
+    @abstractmethod
+    def __call__(self, *inputs: Any) -> Any:
+        """The result, from the inputs that the record's text names."""
 
 
-def operation_of(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
-    """Classify a node of a traced graph.
+@final
+@dataclass(frozen=True)
+class Convolution(Operation):
+    """Inputs x, weight and, if there is one, bias (out,). All tuples have one entry per axis of the kernel.
 
-    Raises:
-        InputError: the node is a convolution or linear function without a module, whose weight has no name.
+    Attributes:
+        padding: zeros (before, after) each axis; of a transposed convolution, what is cut off.
+        output_padding: of a transposed convolution, added behind each axis of the result.
     """
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        return next((op for op, types in _MODULES.items() if isinstance(module, types)), Operation.OTHER)
-    if node.op == "call_method":
-        found = next((op for op, names in _METHODS.items() if node.target in names), Operation.OTHER)
-        return Operation.OTHER if found is Operation.ADD and not _adds_two_tensors(node) else found
-    if node.op != "call_function":
-        return Operation.OTHER
-    if node.target in _FUNCTIONAL_LAYERS:
-        raise InputError(
-            f"model: {node.name} calls a convolution or linear layer as a function; "
-            "use a module (nn.Conv2d, nn.Linear), so that its weight can be quantized"
-        )
-    if node.target is F.pad:
-        return Operation.KEEP if _pads_with_zero_or_own_values(node) else Operation.OTHER
-    if node.target in _FUNCTIONS[Operation.ADD] and not _adds_two_tensors(node):
-        return Operation.OTHER
-    return next((op for op, functions in _FUNCTIONS.items() if node.target in functions), Operation.OTHER)
+
+    stride: Sizes
+    padding: Sides
+    dilation: Sizes
+    groups: int = 1
+    transposed: bool = False
+    output_padding: Sizes = ()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        x, weight, *bias = inputs
+        before = [side[0] for side in self.padding]
+        if self.transposed:
+            weight = transposed_layout(weight, self.groups)
+        elif any(side[0] != side[1] for side in self.padding):
+            x, before = F.pad(x, padding_of_torch(self.padding)), [0] * len(before)
+        output_padding = self.output_padding or [0] * len(before)
+        geometry = (self.stride, before, self.dilation, self.transposed, output_padding, self.groups)
+        return torch.convolution(x, weight, bias[0] if bias else None, *geometry)
 
 
-def _adds_two_tensors(node: fx.Node) -> bool:
-    """Not tensor plus number, nor with keywords such as alpha."""
-    return len(node.args) == 2 and not node.kwargs and all(isinstance(arg, fx.Node) for arg in node.args)
+def transposed_layout(weight: Tensor, groups: int) -> Tensor:
+    """(out, in / groups, *kernel) <-> (in, out / groups, *kernel), as torch has weights of transposed convolutions."""
+    by_group = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    return by_group.transpose(1, 2).reshape(-1, by_group.shape[1], *weight.shape[2:])
 
 
-def _pads_with_zero_or_own_values(node: fx.Node) -> bool:
-    """0 lies on every grid; reflected and replicated values lie on the tensor's own."""
-    mode = node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant")
-    value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
-    return bool(mode != "constant" or value is None or value == 0)
+def padding_of_torch(sides: Sides) -> list[int]:
+    """As torch.nn.functional.pad takes it: the last axis first."""
+    return [size for side in reversed(sides) for size in side]
+
+
+@final
+@dataclass(frozen=True)
+class Linear(Operation):
+    """Inputs x (n, ..., in), weight (out, in) and, if there is one, bias (out,)."""
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return F.linear(*inputs)
+
+
+@final
+@dataclass(frozen=True)
+class BatchNorm(Operation):
+    """Inputs x (n, channels, ...), gamma, beta, mean and variance, (channels,) each.
+
+    gamma * (x - mean) / sqrt(variance + eps) + beta, Ioffe and Szegedy 2015.
+
+    Attributes:
+        momentum: share of a batch in the running statistics, where they are estimated again.
+    """
+
+    eps: float
+    momentum: float
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        x, gamma, beta, mean, variance = inputs
+        return F.batch_norm(x, mean, variance, gamma, beta, False, 0.0, self.eps)
+
+
+@final
+@dataclass(frozen=True)
+class Clamp(Operation):
+    """ReLU and its kind: input x, cut off at lo and hi, which may be infinite."""
+
+    lo: float
+    hi: float
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        if self == Clamp(0.0, math.inf):
+            return F.relu(x)
+        return x.clamp(None if self.lo == -math.inf else self.lo, None if self.hi == math.inf else self.hi)
+
+
+@final
+@dataclass(frozen=True)
+class Add(Operation):
+    """Inputs x and y, whose sum may broadcast."""
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        x, y = inputs
+        return x + y
+
+
+@final
+@dataclass(frozen=True)
+class AveragePool(Operation):
+    """Input x; tuples have one entry per pooled axis, the last ones of x.
+
+    Attributes:
+        padding: zeros on both sides of each axis.
+        count_padding: whether they count in the average.
+        divisor: what sums are divided by, in place of the number of values.
+    """
+
+    kernel: Sizes
+    stride: Sizes
+    padding: Sizes
+    ceil: bool
+    count_padding: bool
+    divisor: int | None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        geometry = (self.kernel, self.stride, self.padding, self.ceil, self.count_padding)
+        if len(self.kernel) == 1:
+            return F.avg_pool1d(x, *geometry)
+        pool = F.avg_pool2d if len(self.kernel) == 2 else F.avg_pool3d
+        return pool(x, *geometry, self.divisor)
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveAveragePool(Operation):
+    """Input x; size of the result along the last axes."""
+
+    size: Sizes
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        pool: tuple[Pool, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+        return pool[len(self.size) - 1](x, self.size)
+
+
+@final
+@dataclass(frozen=True)
+class Mean(Operation):
+    """Input x; average over some axes, never that of the images."""
+
+    axes: Sizes
+    keepdim: bool
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return x.mean(self.axes, self.keepdim)
+
+
+@final
+@dataclass(frozen=True)
+class MaxPool(Operation):
+    """Input x; tuples have one entry per pooled axis, the last ones of x."""
+
+    kernel: Sizes
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+    ceil: bool
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        pool: tuple[Pool, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+        return pool[len(self.kernel) - 1](x, self.kernel, self.stride, self.padding, self.dilation, self.ceil)
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveMaxPool(Operation):
+    """Input x; size of the result along the last axes."""
+
+    size: Sizes
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        pool: tuple[Pool, ...] = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+        return pool[len(self.size) - 1](x, self.size)
+
+
+@final
+@dataclass(frozen=True)
+class Concatenate(Operation):
+    """Any number of inputs, joined along an axis."""
+
+    axis: int
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, self.axis)
+
+
+@final
+@dataclass(frozen=True)
+class Pad(Operation):
+    """Input x, with zeros around it; a negative size cuts off.
+
+    Attributes:
+        padding: as torch.nn.functional.pad takes it, the last axis first.
+    """
+
+    padding: Sizes
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return F.pad(x, self.padding)
+
+
+@final
+@dataclass(frozen=True)
+class Reshape(Operation):
+    """Input x, whose values keep their order; -1 stands at the axis of the images."""
+
+    shape: Sizes
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return x.reshape(self.shape)
+
+
+@final
+@dataclass(frozen=True)
+class Slot:
+    """Stands for the input of that position in the arguments of a `Call`."""
+
+    position: int
+
+
+@final
+@dataclass(frozen=True)
+class Images:
+    """Stands for a size: so many times the number of images, which is read from axis 0 of the last input."""
+
+    times: int
+
+
+@final
+@dataclass(frozen=True)
+class SameDevice:
+    """Stands for the device of the last input."""
+
+
+@final
+@dataclass(frozen=True)
+class Call:
+    """A function of ATen with its arguments.
+
+    Attributes:
+        function: as exported.
+        args, kwargs: `Slot`, `Images` and `SameDevice` stand in for what is known only when it runs.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, *inputs: Any) -> Any:
+        args = [_filled_in(arg, inputs) for arg in self.args]
+        return self.function(*args, **{name: _filled_in(value, inputs) for name, value in self.kwargs})
+
+
+def _filled_in(argument: Any, inputs: tuple[Any, ...]) -> Any:
+    match argument:
+        case Slot(position):
+            return inputs[position]
+        case Images(times):
+            return times * inputs[-1].shape[0]
+        case SameDevice():
+            return inputs[-1].device
+        case tuple():
+            return [_filled_in(part, inputs) for part in argument]
+        case _:
+            return argument
+
+
+@dataclass(frozen=True)
+class _Called(Operation, ABC):
+    call: Call
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.call(*inputs)
+
+
+@final
+@dataclass(frozen=True)
+class Activation(_Called):
+    """A function of one number, as sigmoid or GELU: input x, and perhaps constants."""
+
+
+@final
+@dataclass(frozen=True)
+class Move(_Called):
+    """Selects, moves or repeats values of input x and makes no new ones: what lay on a grid lies on it still."""
+
+
+@final
+@dataclass(frozen=True)
+class Other(_Called):
+    """Everything else; it is computed in float."""
+
+
+Weighted: TypeAlias = Convolution | Linear
+Average: TypeAlias = AveragePool | AdaptiveAveragePool | Mean
+Keeps: TypeAlias = MaxPool | AdaptiveMaxPool | Pad | Reshape | Move  # values stay on their grid

@@ -11,27 +11,31 @@ import torch
 from torch import Tensor, nn
 
 
-@torch.no_grad()
-def images_that_stay_in_cache(network: nn.Module, images: Tensor, cached_bytes: int, fewest: int) -> int:
+def images_that_stay_in_cache(bytes_an_image: int, cached_bytes: int, fewest: int) -> int:
     """How many images fill the cache with the largest tensor that a layer makes of them.
 
     Args:
-        network: is run once.
-        images: one image or a few, float32 (n, channels, height, width), n >= 1.
-        cached_bytes: what the cache holds of such a tensor.
+        bytes_an_image: of that tensor.
+        cached_bytes: what the cache holds of it.
         fewest: what is returned at least, for below it reading the weights costs more than the cache gains.
     """
-    largest = images.nbytes
+    return max(cached_bytes // bytes_an_image, fewest)
+
+
+@torch.no_grad()
+def largest_bytes_an_image(network: nn.Module, image: Tensor) -> int:
+    """Of the tensors that the layers of `network` make of one image, (1, ...); the network is run once."""
+    largest = image.nbytes
 
     def measure(_layer: nn.Module, _inputs: Any, output: Any) -> None:
         nonlocal largest
         if isinstance(output, Tensor):
-            largest = max(largest, output.numel() * output.element_size())
+            largest = max(largest, output.nbytes)
 
     hooks = [module.register_forward_hook(measure) for module in network.modules()]
     try:
-        network(images)
+        network(image)
     finally:
         for hook in hooks:
             hook.remove()
-    return max(cached_bytes * len(images) // largest, fewest)
+    return largest

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,15 +19,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from torch import nn
+from torch import Tensor, nn
 
 from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
-from quant_sweep.models import load_weights, read_checkpoint, weights_digest
+from quant_sweep.graph import Captured, Fusion, Graph, Network, QuantGraph, capture_float, with_quantizers
+from quant_sweep.models import load_weights, read_checkpoint
 
 _ALLOWED = "quant_sweep."
-_MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_COMPARED = 4  # training images on which a model is compared with its graph
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -104,29 +103,32 @@ class LoadedModel:
 
     Attributes:
         module: in evaluation mode; not to be changed.
-        digest: hash of its weights and of what it computes, as traced.
+        captured: what it computes, as records.
+        digest: hash of its weights and of what it computes.
     """
 
     module: nn.Module
+    captured: Captured
     digest: str
 
     @functools.lru_cache(maxsize=len(Fusion))  # noqa: B019  (lives as long as the one model of the process)
     def graph(self, fusion: Fusion) -> QuantGraph:
-        """The model with the quantization points of `fusion`."""
-        return quantizable(self.module, fusion)
+        """The model with the quantizers of `fusion`."""
+        return with_quantizers(self.captured, fusion)
 
 
 def load_model(node: DictConfig, data: DataSet) -> LoadedModel:
     """The trained model that `model=` names, for the classes and channels of `data`.
 
     Raises:
-        InputError: there is no checkpoint, or it does not fit; or the model cannot be traced.
+        InputError: there is no checkpoint, or it does not fit; the model cannot be captured; or it does not return one
+            number for each class.
     """
-    return _trained(json.dumps(plain(node), sort_keys=True), len(data.classes), len(data.mean))
+    return _trained(json.dumps(plain(node), sort_keys=True), data)
 
 
 @functools.lru_cache(maxsize=1)
-def _trained(node: str, num_classes: int, in_channels: int) -> LoadedModel:
+def _trained(node: str, data: DataSet) -> LoadedModel:
     settings = json.loads(node)
     checkpoint = settings["checkpoint"]
     if checkpoint is None and not brings_own_weights(settings):
@@ -135,17 +137,34 @@ def _trained(node: str, num_classes: int, in_channels: int) -> LoadedModel:
             + (", or model.weights=DEFAULT for torchvision's" if "weights" in settings else "")
         )
     state = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
-    module = new_model(settings, num_classes, in_channels).eval()
+    module = new_model(settings, len(data.classes), len(data.mean)).eval()
     if state:
         load_weights(module, state, str(checkpoint))
     _check_finite(settings["name"], module)
-    computes = f"{weights_digest(module)}{_describe(quantizable(module, Fusion.none))}"
-    return LoadedModel(module, hashlib.sha256(computes.encode()).hexdigest())
+    captured = capture_float(module, data.normalize(data.train.images[:_COMPARED]))
+    _check_classes(settings["name"], captured.outputs, len(data.classes))
+    float32 = all(tensor.dtype == torch.float32 for tensor in module.parameters())
+    return LoadedModel(module if float32 else Network(captured.graph), captured, graph_digest(captured.graph))
 
 
-def _describe(graph: QuantGraph) -> str:
-    """What a network computes, its weights aside: its operations, and what its layers print of themselves."""
-    return _MEMORY_ADDRESS.sub("", f"{graph.module.graph}{graph.module!r}")
+def _check_classes(model: str, outputs: Any, classes: int) -> None:
+    """Accuracy needs one logit for each class of the images."""
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"model={model}: returns a {type(outputs).__name__}; allowed is one tensor, (n, {classes})")
+    if outputs.shape[1:] != (classes,):
+        shape = ", ".join(map(str, ("n", *outputs.shape[1:])))
+        raise InputError(
+            f"model={model}: returns a tensor ({shape}), but the images have {classes} classes: (n, {classes})"
+        )
+
+
+def graph_digest(graph: Graph) -> str:
+    """Hash of what a network computes, its constants included."""
+    digest = hashlib.sha256(graph.described().encode())
+    for name, value in sorted(graph.constants.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def brings_own_weights(settings: Mapping[str, Any]) -> bool:

@@ -13,10 +13,10 @@ Source: Jacob et al. 2018, arXiv:1712.05877, section 2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.base import Engine
@@ -24,16 +24,16 @@ from quant_sweep.engines.integer.elementwise import average_kernel, lookup_kerne
 from quant_sweep.engines.integer.layers import Logits, layer_kernel, pad_with
 from quant_sweep.engines.integer.stored import Stored
 from quant_sweep.engines.lowering import (
-    Average,
     Compute,
     Dequantize,
     Kernel,
     Layer,
     Lookup,
     Lowered,
-    Move,
+    Moved,
     NetworkOfCodes,
-    Pad,
+    Padded,
+    PooledAverage,
     Program,
     Quantize,
     See,
@@ -41,13 +41,15 @@ from quant_sweep.engines.lowering import (
     Sum,
     check_layers,
     check_weights,
-    codes_by_point,
+    codes_by_quantizer,
+    computes_on_uint8,
     lower,
-    node_kernel,
+    returned,
     why_unsupported,
 )
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
+from quant_sweep.graph.operations import AdaptiveMaxPool, MaxPool
 
 _IMAGES_AT_ONCE = 32  # int64 intermediates of more would leave the cache
 
@@ -65,31 +67,35 @@ class Integer(Engine):
         check_layers("integer", graph, qparams, lowered)
         _check_integer_only(graph, lowered)
         with torch.no_grad():
-            return IntegerOnlyNetwork(lowered, dict(graph.module.named_modules()), qparams)
+            return IntegerOnlyNetwork(lowered, graph.graph.constants, qparams)
 
 
 @final
 class IntegerOnlyNetwork(NetworkOfCodes):
     """Images to codes, codes to logits in integers, and these to real units. It stays on the CPU."""
 
-    def __init__(self, lowered: Lowered, modules: Mapping[str, nn.Module], qparams: Mapping[str, QParams]) -> None:
+    def __init__(self, lowered: Lowered, constants: Mapping[str, Tensor], qparams: Mapping[str, QParams]) -> None:
         super().__init__()
         self.float_tensors = ()
-        quantize, *steps, logits, _output = lowered.steps
+        quantize, *steps, logits = lowered.steps
         assert isinstance(logits, Layer)
-        self._points = dict(lowered.points)
+        self._lowered = lowered
         self._input = quantize.out.name
         self._quantize = Stored.of(quantize.out.grid)
-        head = Logits(logits, modules[logits.module], qparams[f"{logits.module}.weight"])
+        head = Logits(logits, constants, qparams[logits.weight])
         self.logit_scale = head.scale  # real units of an integer logit
         self._program = Program(
-            [*steps, logits], lambda step, _: head if step is logits else _kernel_of(step, modules, qparams)
+            [*steps, logits],
+            [logits.out],
+            constants,
+            lambda step, _: head if step is logits else _kernel_of(step, constants, qparams),
         )
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        logits = [self.integer_logits(self.quantize(part)) for part in images.cpu().split(_IMAGES_AT_ONCE)]
-        return (torch.cat(logits).to(torch.float64) * self.logit_scale).to(images.device, torch.float32)
+    def forward(self, x: Tensor) -> Any:
+        logits = [self.integer_logits(self.quantize(part)) for part in x.cpu().split(_IMAGES_AT_ONCE)]
+        real = (torch.cat(logits).to(torch.float64) * self.logit_scale).to(x.device, torch.float32)
+        return returned(self._lowered, [real])
 
     def quantize(self, images: Tensor) -> Tensor:
         """Normalised images on their grid, uint8."""
@@ -99,43 +105,41 @@ class IntegerOnlyNetwork(NetworkOfCodes):
         """int32 (n, classes), of `logit_scale` real units each, from quantized images, without any float."""
         return self._run(u, lambda _name, _value: None)
 
-    def codes(self, images: Tensor) -> dict[str, Tensor]:
-        u = self.quantize(images.cpu())
+    def codes(self, x: Tensor) -> dict[str, Tensor]:
+        u = self.quantize(x.cpu())
 
         def run(see: See) -> None:
             see(self._input, u)
             self._run(u, see)
 
-        return codes_by_point(self._points, run, lambda stored, grid: Stored.of(grid).codes(stored))
+        return codes_by_quantizer(self._lowered.quantized, run, lambda stored, grid: Stored.of(grid).codes(stored))
 
     @torch.no_grad()
     def _run(self, u: Tensor, see: See) -> Tensor:
-        logits = self._program.run(self._input, u, see)
+        (logits,) = self._program.run(self._input, u, see)
         assert isinstance(logits, Tensor)
         return logits
 
 
-def _kernel_of(step: Step, modules: Mapping[str, nn.Module], qparams: Mapping[str, QParams]) -> Kernel:
+def _kernel_of(step: Step, constants: Mapping[str, Tensor], qparams: Mapping[str, QParams]) -> Kernel:
     """What computes `step`; weights are frozen here."""
     match step:
         case Layer():
             try:
-                return layer_kernel(step, modules[step.module], qparams[f"{step.module}.weight"])
+                return layer_kernel(step, constants, qparams[step.weight])
             except InputError as error:
-                raise InputError(f"engine=integer: {step.module}: {error}; use engine=simulate") from error
+                raise InputError(f"engine=integer: {step.weight}: {error}; use engine=simulate") from error
         case Lookup():
-            return lookup_kernel(step, modules)
-        case Average():
-            return average_kernel(step, modules)
+            return lookup_kernel(step, constants)
+        case PooledAverage():
+            return average_kernel(step)
         case Sum():
             return sum_kernel(step)
-        case Pad():
+        case Padded():
             padding, zero = list(step.padding), Stored.of(step.x.grid).zero
             return lambda u: pad_with(u, padding, zero)
-        case Move():
-            return move_kernel(step, modules)
-        case Compute():
-            return node_kernel(step.node, tuple(step.reads), modules)
+        case Moved():
+            return move_kernel(step)
         case _:
             raise TypeError(f"no kernel for {type(step).__name__}")
 
@@ -145,12 +149,23 @@ def _check_integer_only(graph: QuantGraph, lowered: Lowered) -> None:
     if lowered.float_tensors:
         advice = "fusion=bn or conv_bn_relu, or engine=simulate" if graph.fusion.value == "none" else "engine=simulate"
         raise InputError(f"engine=integer: {lowered.float_tensors[0]} is computed in float; use {advice}")
-    first, *steps, logits, output = lowered.steps
-    begins = isinstance(first, Quantize) and first.x is lowered.images
-    ends = isinstance(logits, Layer) and logits.out.grid is None and output.inputs == (logits.out,)
-    within = not any(isinstance(step, Quantize | Dequantize) for step in steps)
+    first, *steps = lowered.steps[:-1] or [None]
+    last = lowered.steps[-1]
+    begins = isinstance(first, Quantize) and first.x is lowered.given
+    ends = isinstance(last, Layer) and last.out.grid is None and lowered.outputs == (last.out,)
+    within = not any(isinstance(step, Quantize | Dequantize | Compute) for step in steps)
     if not (begins and within and ends):
         raise InputError(
             "engine=integer: the network must begin with quantized images and end with a layer's sums; "
             "use engine=simulate"
         )
+    for step in steps:
+        if (
+            isinstance(step, Moved)
+            and not computes_on_uint8(step)
+            and not isinstance(step.operation, MaxPool | AdaptiveMaxPool)
+        ):
+            raise InputError(
+                f"engine=integer: {step.out.name} is moved by an operation that torch has for floats only; "
+                "use engine=simulate"
+            )

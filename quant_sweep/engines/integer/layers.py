@@ -11,21 +11,21 @@ factor M = scale_x scale_w / scale_y as a fixed-point number, and the ReLU is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.arithmetic.fixed_point import fixed_point_of, multiply, rounding_right_shift
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.integer.stored import Stored, add_up, fine_factor
 from quant_sweep.engines.lowering import Kernel, Layer
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+from quant_sweep.engines.spread import direct_form, spread_out
+from quant_sweep.graph.operations import Convolution, Linear, padding_of_torch
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _LOGIT_BITS = 29
@@ -57,16 +57,16 @@ class Accumulator:
         return (_shifted(sums.to(torch.int64), self.places) + self.frozen).to(torch.int32)
 
 
-def layer_kernel(step: Layer, module: nn.Module, grid: QParams) -> Kernel:
+def layer_kernel(step: Layer, constants: Mapping[str, Tensor], grid: QParams) -> Kernel:
     """clamp(layer(x) + residual), in codes.
 
     Args:
-        module: the layer in float.
-        grid: of its weight.
+        constants: of the float network, by name.
+        grid: of the layer's weight.
     """
     target = Stored.of(step.out.grid)
     clamp = target.within(step.limits)
-    accumulate = accumulator(module, grid, Stored.of(step.x.grid), target.scale / _BIAS_STEPS)
+    accumulate = accumulator(step, constants, grid, target.scale / _BIAS_STEPS)
     if step.residual is None:
         factor = fixed_point_of(accumulate.unit / target.scale)
         return lambda u: target.write(multiply(accumulate(u), factor), clamp)
@@ -88,8 +88,8 @@ class Logits:
         scale: real units of one.
     """
 
-    def __init__(self, step: Layer, module: nn.Module, grid: QParams) -> None:
-        self._accumulate = accumulator(module, grid, Stored.of(step.x.grid), resolution=0.0)
+    def __init__(self, step: Layer, constants: Mapping[str, Tensor], grid: QParams) -> None:
+        self._accumulate = accumulator(step, constants, grid, resolution=0.0)
         largest = float(self._accumulate.largest.max())
         self.scale = largest / 2**_LOGIT_BITS if largest > 0 else 1.0
         self._factor = fixed_point_of(self._accumulate.unit / self.scale)
@@ -98,8 +98,8 @@ class Logits:
         return multiply(self._accumulate(u), self._factor).to(torch.int32)
 
 
-def accumulator(module: nn.Module, grid: QParams, source: Stored, resolution: float) -> Accumulator:
-    """The sums of `module` over codes of `source`; weights and bias are frozen here.
+def accumulator(step: Layer, constants: Mapping[str, Tensor], grid: QParams, resolution: float) -> Accumulator:
+    """The sums of a layer over the codes that it reads; weights and bias are frozen here.
 
     The unit of the sums is scale_x * scale_w, and as a rule that of the bias too. Two cases need another one, which the
     sums are shifted to: weights so small against the bias that it would overflow (the scale of a channel that training
@@ -109,10 +109,10 @@ def accumulator(module: nn.Module, grid: QParams, source: Stored, resolution: fl
         grid: of the weight.
         resolution: real units to which the bias is to be rounded, or finer; as near as 32 bits come to it.
     """
-    assert isinstance(module, Convolution | nn.Linear)
-    weight = quantize(module.weight.detach(), grid)  # int32 (out, in, ...)
+    source = Stored.of(step.x.grid)
+    weight = quantize(constants[step.weight], grid)  # int32 (out, in / groups, ...)
     one = torch.ones(len(weight), dtype=torch.float64)
-    bias = one * 0 if module.bias is None else module.bias.detach().to(torch.float64)
+    bias = one * 0 if step.bias is None else constants[step.bias].to(torch.float64)
     unit = one * grid.scale.to(torch.float64) * source.scale
     by_output = weight.to(torch.int64).flatten(1)
     bound = source.steps * by_output.abs().sum(dim=1)
@@ -123,9 +123,9 @@ def accumulator(module: nn.Module, grid: QParams, source: Stored, resolution: fl
     unit = torch.ldexp(unit, places)
     places = places.clamp(max=62)  # what is shifted farther is 0 anyway
     frozen = torch.round(bias / unit).to(torch.int64) + _shifted(-source.zero * by_output.sum(dim=1), places)
-    shape = (-1, *[1] * (module.weight.dim() - 2))
+    shape = (-1, *[1] * (weight.dim() - 2))
     per_channel = (values.reshape(shape) for values in (frozen.to(torch.int32), places, unit, largest))
-    return Accumulator(_sums(module, weight, source.zero), *per_channel)
+    return Accumulator(_sums(step.operation, weight, source.zero), *per_channel)
 
 
 def _exponent(x: Tensor) -> Tensor:
@@ -138,19 +138,19 @@ def _shifted(x: Tensor, places: Tensor) -> Tensor:
     return rounding_right_shift(x << (-places).clamp(min=0), places.clamp(min=0))
 
 
-def _sums(module: Convolution | nn.Linear, weight: Tensor, zero: int) -> Callable[[Tensor], Tensor]:
-    """uint8 codes to int32 sums of codes times `weight`."""
-    if isinstance(module, nn.Linear):
+def _sums(operation: Convolution | Linear, weight: Tensor, zero: int) -> Callable[[Tensor], Tensor]:
+    """uint8 codes to int32 sums of codes times `weight`; `zero` is the code of 0.0."""
+    if isinstance(operation, Linear):
         return lambda u: F.linear(u.to(torch.int32), weight)
-    convolve, stride, groups = _CONVOLVE[weight.dim() - 2], module.stride, module.groups
-    kernel = _spread(weight, module.dilation)
-    around = list(module._reversed_padding_repeated_twice)
-    mode = module.padding_mode
+    direct, weight = direct_form(operation, weight)
+    convolve, spread = _CONVOLVE[weight.dim() - 2], spread_out(operation, zero)
+    kernel, around = _dilated(weight, direct.dilation), padding_of_torch(direct.padding)
 
-    def pad(u: Tensor) -> Tensor:
-        return pad_with(u, around, zero) if mode == "zeros" else F.pad(u, around, mode=mode)
+    def sums(u: Tensor) -> Tensor:
+        padded = pad_with(spread(u), around, zero).to(torch.int32)
+        return convolve(padded, kernel, None, direct.stride, 0, 1, direct.groups)  # type: ignore[no-any-return,operator]
 
-    return lambda u: convolve(pad(u).to(torch.int32), kernel, None, stride, 0, 1, groups)
+    return sums
 
 
 def pad_with(u: Tensor, padding: list[int], code: int) -> Tensor:
@@ -158,7 +158,7 @@ def pad_with(u: Tensor, padding: list[int], code: int) -> Tensor:
     return torch.ops.aten.constant_pad_nd(u, padding, code)  # type: ignore[no-any-return]
 
 
-def _spread(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+def _dilated(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
     """A dilated kernel as a larger one with zeros in it: torch has dilated convolutions of floats only."""
     for axis, step in enumerate(dilation, start=2):
         spread = list(weight.shape)

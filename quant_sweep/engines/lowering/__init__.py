@@ -2,50 +2,49 @@
 
 from quant_sweep.engines.lowering.eight_bits import check_layers, check_weights, why_unsupported
 from quant_sweep.engines.lowering.lower import lower
-from quant_sweep.engines.lowering.node import Kernel, bound, everywhere, node_kernel
-from quant_sweep.engines.lowering.program import NetworkOfCodes, Program, See, codes_by_point
+from quant_sweep.engines.lowering.program import Kernel, NetworkOfCodes, Program, See, codes_by_quantizer, returned
 from quant_sweep.engines.lowering.steps import (
-    Average,
     Compute,
     Dequantize,
     Layer,
     Lookup,
     Lowered,
-    Move,
-    Pad,
+    Moved,
+    Padded,
+    PooledAverage,
     Quantize,
     Step,
     Sum,
     Value,
     bounds,
+    computes_on_uint8,
     same_grid,
 )
 
 __all__ = [
-    "Average",
     "Compute",
     "Dequantize",
     "Kernel",
     "Layer",
     "Lookup",
     "Lowered",
-    "Move",
+    "Moved",
     "NetworkOfCodes",
-    "Pad",
+    "Padded",
+    "PooledAverage",
     "Program",
     "Quantize",
     "See",
     "Step",
     "Sum",
     "Value",
-    "bound",
     "bounds",
     "check_layers",
     "check_weights",
-    "codes_by_point",
-    "everywhere",
+    "codes_by_quantizer",
+    "computes_on_uint8",
     "lower",
-    "node_kernel",
+    "returned",
     "same_grid",
     "why_unsupported",
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, fx
-
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.lowering.steps import Compute, Layer, Lowered
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
-from quant_sweep.graph.operations import Operation, operation_of
+from quant_sweep.graph.operations import Weighted
+from quant_sweep.graph.quantizers import source_of
 
 _BITS = 8
 _LARGEST_WEIGHT, _LARGEST_SUM = 128, 2**31 - 1
@@ -22,7 +21,7 @@ def why_unsupported(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> str | 
     Args:
         specs: by tensor name.
     """
-    weights = {point.name: graph.module.get_parameter(point.name) for point in graph.weights}
+    weights = {quantizer.name: graph.graph.constants[quantizer.name] for quantizer in graph.weights}
     steps = max((spec.steps for name, spec in specs.items() if name not in weights), default=0)
     for name, spec in specs.items():
         if spec.bits > _BITS:
@@ -43,7 +42,7 @@ def check_weights(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams]
     Raises:
         InputError: a weight's grid has a zero-point.
     """
-    for name in (point.name for point in graph.weights):
+    for name in (quantizer.name for quantizer in graph.weights):
         if name in qparams and bool(qparams[name].zero_point.any()):
             raise InputError(
                 f"engine={engine}: {name} must be signed, with zero_point 0, per tensor or per output channel; "
@@ -57,22 +56,12 @@ def check_layers(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams],
     Raises:
         InputError: a layer's weight or input has no grid, or its bias holds NaN or infinity.
     """
-    modules = dict(graph.module.named_modules())
     for step in lowered.steps:
-        if isinstance(step, Compute) and operation_of(step.node, modules) is Operation.WEIGHTED:
-            weight = f"{step.node.target}.weight"
-            missing = weight if weight not in qparams else _tensor_read_by(step.node, graph)
+        if isinstance(step, Compute) and isinstance(step.operation, Weighted):
+            node = graph.graph.node[step.out.name]
+            source, _ = source_of(graph.graph, node.inputs[0], node.name)
+            missing = node.inputs[1] if node.inputs[1] not in qparams else source
             raise InputError(f"engine={engine}: {missing} has no grid; use engine=simulate, where it stays in float")
-        if isinstance(step, Layer):
-            bias = modules[step.module].bias
-            if isinstance(bias, Tensor) and not bool(bias.isfinite().all()):
-                raise InputError(f"engine={engine}: {step.module}.bias holds NaN or infinity; use a sound checkpoint")
-
-
-def _tensor_read_by(layer: fx.Node, graph: QuantGraph) -> str:
-    """Name of the activation point that feeds `layer`, through whatever only moves values."""
-    names = {(point.node, reader): point.name for point in graph.activations for reader in point.readers}
-    source, reader = layer.all_input_nodes[0], layer
-    while (source.name, reader.name) not in names:
-        source, reader = source.all_input_nodes[0], source
-    return names[source.name, reader.name]
+        bias = step.bias if isinstance(step, Layer) else None
+        if bias is not None and not bool(graph.graph.constants[bias].isfinite().all()):
+            raise InputError(f"engine={engine}: {bias} holds NaN or infinity; use a sound checkpoint")

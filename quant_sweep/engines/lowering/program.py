@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, final
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.engines.lowering.node import Kernel
-from quant_sweep.engines.lowering.steps import Average, Compute, Layer, Lookup, Move, Pad, Quantize, Step, Sum, Value
+from quant_sweep.engines.lowering.steps import (
+    Compute,
+    Layer,
+    Lookup,
+    Lowered,
+    Moved,
+    Padded,
+    PooledAverage,
+    Quantize,
+    Step,
+    Sum,
+    Value,
+)
 
+Kernel = Callable[..., Any]  # the values of a step's inputs to that of its output
 See = Callable[[str, Any], None]  # is shown a value and its name
 
-_WRITES_NEW_MEMORY = (Quantize, Lookup, Average, Pad, Sum, Layer)
+_WRITES_NEW_MEMORY = (Quantize, Lookup, PooledAverage, Padded, Sum, Layer)
 
 
 class NetworkOfCodes(nn.Module, ABC):
-    """Normalised images, float32 (n, channels, height, width), to logits, float32 (n, classes), by way of codes.
+    """A batch of inputs, float32 (n, ...), to what the model returns, by way of codes.
 
     Attributes:
         float_tensors: names of the tensors inside the network that are computed in float.
@@ -27,8 +40,8 @@ class NetworkOfCodes(nn.Module, ABC):
     float_tensors: tuple[str, ...]
 
     @abstractmethod
-    def codes(self, images: Tensor) -> dict[str, Tensor]:
-        """The codes of every activation that has a grid, int32, by the name of its point; in the grid's own numbers."""
+    def codes(self, x: Tensor) -> dict[str, Tensor]:
+        """The codes of every activation that has a grid, int32, by its name; in the grid's own numbers."""
 
 
 @final
@@ -37,71 +50,87 @@ class Program:
 
     Args:
         steps: in order.
+        wanted: the values that are to be returned.
+        constants: by name.
         kernel_of: makes the kernel of a step; told whether the second input of a sum, or the residual of a layer, may
             be written over.
     """
 
-    def __init__(self, steps: Sequence[Step], kernel_of: Callable[[Step, bool], Kernel]) -> None:
-        fresh = _fresh_values(steps)
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        wanted: Sequence[Value],
+        constants: Mapping[str, Tensor],
+        kernel_of: Callable[[Step, bool], Kernel],
+    ) -> None:
+        self._wanted = tuple(value.name for value in wanted)
+        read = {value.name for step in steps for value in step.inputs}
+        self._constants = {name: tensor for name, tensor in constants.items() if name in {*read, *self._wanted}}
+        kept = {*self._wanted, *self._constants}
+        fresh = _fresh_values(steps) - kept
         self._calls: list[tuple[str, tuple[str, ...], Kernel, tuple[str, ...]]] = []
-        for step, dead in zip(steps, _last_reads(steps), strict=True):
+        for step, dead in zip(steps, _last_reads(steps, kept), strict=True):
             names = tuple(value.name for value in step.inputs)
             overwrite = len(names) == 2 and names[1] in dead and names[1] in fresh and names[0] != names[1]
             self._calls.append((step.out.name, names, kernel_of(step, overwrite), dead))
 
-    def run(self, given: str, value: Any, see: See = lambda _name, _value: None) -> Any:
-        """What the last step writes.
+    def run(self, given: str, value: Any, see: See = lambda _name, _value: None) -> list[Any]:
+        """The values that are wanted.
 
         Args:
             given: name of the value that the steps begin with.
             value: the value itself.
             see: is shown each value as it is written.
         """
-        values: dict[str, Any] = {given: value}
-        result: Any = None
+        values: dict[str, Any] = {given: value, **self._constants}
         for name, reads, kernel, dead in self._calls:
-            result = values[name] = kernel(*[values[read] for read in reads])
-            see(name, result)
+            values[name] = kernel(*[values[read] for read in reads])
+            see(name, values[name])
             for read in dead:
                 del values[read]
-        return result
+        return [values[name] for name in self._wanted]
 
 
-def codes_by_point(
-    points: Mapping[str, Value], run: Callable[[See], object], decode: Callable[[Tensor, QParams], Tensor]
+def returned(lowered: Lowered, outputs: Sequence[Any]) -> Any:
+    """The outputs of a network in the structure in which its model returns them."""
+    return pytree.tree_unflatten(list(outputs), lowered.structure)
+
+
+def codes_by_quantizer(
+    quantized: Mapping[str, Value], run: Callable[[See], object], decode: Callable[[Tensor, QParams], Tensor]
 ) -> dict[str, Tensor]:
     """What `NetworkOfCodes.codes` returns.
 
     Args:
-        points: the value of each point.
+        quantized: the value of each quantizer.
         run: runs the network and shows each value to what it is given.
         decode: stored codes of a grid to int32, in the grid's own numbers.
     """
     named: dict[str, list[str]] = {}
-    for point, value in points.items():
-        named.setdefault(value.name, []).append(point)
+    for quantizer, value in quantized.items():
+        named.setdefault(value.name, []).append(quantizer)
     found: dict[str, Tensor] = {}
 
     def keep(name: str, stored: Any) -> None:
-        for point in named.get(name, []):
-            grid = points[point].grid
+        for quantizer in named.get(name, []):
+            grid = quantized[quantizer].grid
             assert grid is not None
-            found[point] = decode(stored, grid)
+            found[quantizer] = decode(stored, grid)
 
     run(keep)
-    return {point: found[point] for point in points}
+    return {quantizer: found[quantizer] for quantizer in quantized}
 
 
-def _last_reads(steps: Sequence[Step]) -> list[tuple[str, ...]]:
+def _last_reads(steps: Sequence[Step], kept: Collection[str]) -> list[tuple[str, ...]]:
     """By step, the values that nobody reads after it."""
     last = {value.name: i for i, step in enumerate(steps) for value in (step.out, *step.inputs)}
     return [
-        tuple(dict.fromkeys(v.name for v in (*step.inputs, step.out) if last[v.name] == i and i < len(steps) - 1))
+        tuple(dict.fromkeys(v.name for v in (*step.inputs, step.out) if last[v.name] == i and v.name not in kept))
         for i, step in enumerate(steps)
     ]
 
 
 def _fresh_values(steps: Sequence[Step]) -> set[str]:
     """Values with memory of their own that no other value shares."""
-    shared = {value.name for step in steps if isinstance(step, Move | Compute) for value in step.inputs}
+    shared = {value.name for step in steps if isinstance(step, Moved | Compute) for value in step.inputs}
     return {step.out.name for step in steps if isinstance(step, _WRITES_NEW_MEMORY)} - shared

@@ -1,6 +1,6 @@
 """The steps of a quantized network: what is computed on codes, what in float, and where one becomes the other.
 
-A value lives either as codes on a grid or as it is: in float, or no tensor at all (a size). Every step writes one.
+A value is held either as codes on a grid or as it is, in float. Every step writes one.
 All arithmetic that a step stands for is given in real units, r = scale * (q - zero_point), and rounded once, when it
 is written; how an engine reaches that, and how it stores the codes, is its own affair.
 """
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import fx
+from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.graph.operations import Activation, Average, Clamp, Convolution, Linear, Operation
 
 
 @final
@@ -25,8 +26,8 @@ class Value:
     """Something that a step writes.
 
     Attributes:
-        name: unique among the values of a network; that of its graph node, with a mark behind it if the node has
-            values of both kinds.
+        name: unique among the values of a network; that of the graph's tensor, with a mark behind it where the tensor
+            is there both as codes and in float.
         grid: codes on this grid; None: float, or no tensor.
     """
 
@@ -73,25 +74,27 @@ class Lookup(_OneInput):
     """A function of one code: its result depends on nothing but the code, so a table of all codes says everything.
 
     Attributes:
-        node: an activation function; None changes the grid alone.
+        operation: the function; None changes the grid alone.
+        constants: names of what the function reads besides.
         limits: of the clamp, in real units, if the function is one; (-inf, inf) for a change of grid, None otherwise.
     """
 
-    node: fx.Node | None
+    operation: Activation | Clamp | None
+    constants: tuple[str, ...]
     limits: tuple[float, float] | None
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Average(_OneInput):
+class PooledAverage(_OneInput):
     """Average pooling or mean of codes. The sum of the codes is a whole number; it is divided and rounded once."""
 
-    node: fx.Node
+    operation: Average
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Pad(_OneInput):
+class Padded(_OneInput):
     """Padding with 0.0, that is with the zero-point.
 
     Attributes:
@@ -121,15 +124,20 @@ class Layer(Step):
     """A convolution or linear layer on codes: clamp(layer(x) + residual, limits), in codes or, unrounded, in float.
 
     Attributes:
-        module: its path; the grid of its weight goes by `<module>.weight`.
+        operation: the layer.
+        weight, bias: names of its constants; bias None where it has none.
         residual: codes that are added to the accumulator.
         limits: (lowest, highest) in real units; infinite where nothing is cut off.
+        shape: of the layer's output for one image, axis 0 being 1.
     """
 
-    module: str
+    operation: Convolution | Linear
+    weight: str
+    bias: str | None
     x: Value
     residual: Value | None
     limits: tuple[float, float]
+    shape: tuple[int, ...]
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -137,32 +145,38 @@ class Layer(Step):
 
 
 @dataclass(frozen=True, eq=False)
-class _OfNode(Step, ABC):
-    """The operation of a graph node.
+class _OfOperation(Step, ABC):
+    """An operation of the float network.
 
     Attributes:
-        node: of the float network.
-        reads: the value of each input of the node.
+        operation: what is computed.
+        reads: its inputs, constants among them.
     """
 
-    node: fx.Node
-    reads: Mapping[fx.Node, Value]
+    operation: Operation
+    reads: tuple[Value, ...]
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        return tuple(self.reads.values())
+        return self.reads
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Move(_OfNode):
-    """An operation on codes of one grid, which it selects, moves or compares, and never changes."""
+class Moved(_OfOperation):
+    """An operation on codes of one grid, which it selects, moves or compares, and never changes.
+
+    Attributes:
+        shape: of the first input for one image.
+    """
+
+    shape: tuple[int, ...]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Compute(_OfNode):
-    """An operation as the float network has it, on values as they are; the output node returns its argument."""
+class Compute(_OfOperation):
+    """An operation as the float network has it, on float values."""
 
 
 @final
@@ -171,16 +185,19 @@ class Lowered:
     """A network as steps.
 
     Attributes:
-        steps: in order; the first value is that of the images, the last step's is what the network returns.
-        images: what the network is given.
-        points: the value of each activation point that has a grid, by the point's name.
+        steps: in order; the first value is that of the network's input.
+        given: what the network is given.
+        outputs: what it returns, in float, and in which structure.
+        quantized: the value of each activation quantizer that has a grid, by the quantizer's name.
         float_tensors: names of tensors inside the network that are computed in float. The logits, and what is done
             to them alone, do not count.
     """
 
     steps: tuple[Step, ...]
-    images: Value
-    points: Mapping[str, Value]
+    given: Value
+    outputs: tuple[Value, ...]
+    structure: pytree.TreeSpec
+    quantized: Mapping[str, Value]
     float_tensors: tuple[str, ...]
 
 
@@ -198,3 +215,13 @@ def bounds(grid: QParams, limits: tuple[float, float]) -> tuple[int, int]:
     """
     lowest, highest = quantize(torch.tensor(limits), grid).tolist()
     return lowest, highest
+
+
+def computes_on_uint8(step: Moved) -> bool:
+    """Whether torch computes the step's operation on codes as they are."""
+    codes = [torch.zeros(step.shape, dtype=torch.uint8)] * sum(value.grid is not None for value in step.reads)
+    try:
+        step.operation(*codes) if len(codes) == len(step.reads) else None
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quant_sweep.engines.lowering import Average, Kernel, Lookup, Sum, node_kernel, same_grid
+from quant_sweep.engines.lowering import Kernel, Lookup, PooledAverage, Sum, same_grid
 from quant_sweep.engines.onednn.convolution import ConvolutionWeights, convolution, convolution_onto
 from quant_sweep.engines.onednn.placed import TOP, Placed, from_storage_order, storage_order
 
 _BLOCK = 64  # channels of the depthwise convolution that stands for an elementwise operation
 
 
-def lookup_kernel(step: Lookup, modules: Mapping[str, nn.Module]) -> Kernel:
+def lookup_kernel(step: Lookup, constants: Mapping[str, Tensor]) -> Kernel:
     """A function of one code."""
     assert step.out.grid is not None
     source, target = Placed.of(step.x.grid), Placed.of(step.out.grid)
@@ -28,8 +28,8 @@ def lookup_kernel(step: Lookup, modules: Mapping[str, nn.Module]) -> Kernel:
         return lambda u: u.clamp(lowest, highest)
     codes = torch.arange(TOP + 1, dtype=torch.uint8)
     real = source.take(codes)
-    if step.node is not None:
-        real = node_kernel(step.node, (step.node.all_input_nodes[0],), modules)(real)
+    if step.operation is not None:
+        real = step.operation(real, *[constants[name] for name in step.constants])
     table = target.put(real)
     if step.limits is not None:
         convolve = _depthwise(source, None, target, target.bounds(step.out.grid, step.limits))
@@ -84,9 +84,9 @@ def _depthwise(source: Placed, accumulator: Placed | None, target: Placed, limit
     return convolve
 
 
-def average_kernel(step: Average, modules: Mapping[str, nn.Module]) -> Kernel:
+def average_kernel(step: PooledAverage) -> Kernel:
     """Averages in float, exact until they are rounded."""
     source, target = Placed.of(step.x.grid), Placed.of(step.out.grid)
-    average = node_kernel(step.node, (step.node.all_input_nodes[0],), modules)
+    average = step.operation
     # Whole numbers below 2**24 sum exactly in float32, in any order.
     return lambda u: target.put(average(u.to(torch.float32).sub_(source.zero)).mul(source.scale))

@@ -1,12 +1,16 @@
-"""Convolution and linear layers as steps have them: padding, the residual, and what is written."""
+"""Convolution and linear layers as steps have them: padding, the residual, and what is written.
+
+A transposed convolution is a convolution of a spread-out input: with its codes `stride` apart, zeros between them, and
+the kernel mirrored (Dumoulin and Visin 2016, arXiv:1603.07285, section 4).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.arithmetic.qparams import QParams
@@ -19,27 +23,30 @@ from quant_sweep.engines.onednn.convolution import (
     written,
 )
 from quant_sweep.engines.onednn.placed import TOP, Placed
+from quant_sweep.engines.spread import direct_form, spread_out
+from quant_sweep.graph.operations import Convolution, Linear, padding_of_torch
 
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-
-def layer_kernel(step: Layer, module: nn.Module, grid: QParams, overwrite: bool) -> Kernel:
+def layer_kernel(step: Layer, constants: Mapping[str, Tensor], grid: QParams, overwrite: bool) -> Kernel:
     """clamp(layer(x) + residual), in codes or, unrounded, in float.
 
     Args:
-        module: the layer in float.
-        grid: of its weight.
+        constants: of the float network, by name.
+        grid: of the layer's weight.
         overwrite: whether the residual may be written over.
     """
-    if isinstance(module, nn.Linear):
-        return _linear_layer(step, module, grid)
-    assert isinstance(module, Convolution)
+    weight = quantize(constants[step.weight], grid).to(torch.int8)
+    bias = None if step.bias is None else constants[step.bias].clone()
+    scales = grid.scale.reshape(-1)
+    if isinstance(step.operation, Linear):
+        return _linear_layer(step, weight, scales, bias)
     source = Placed.of(step.x.grid)
     target = None if step.out.grid is None else Placed.of(step.out.grid)
     limits = (0, TOP) if step.out.grid is None else Placed.of(step.out.grid).bounds(step.out.grid, step.limits)
-    pad, padding = _padding(module, source.zero)
+    operation, weight = direct_form(step.operation, weight)
+    pad, padding = _padding(step.operation, operation, weight, source.zero)
     weights = ConvolutionWeights(
-        *_weight_scales_bias(module, grid), list(module.stride), padding, list(module.dilation), module.groups
+        weight, scales, bias, list(operation.stride), padding, list(operation.dilation), operation.groups
     )
     if step.residual is None:
         run = convolution(weights, source, target, limits)
@@ -49,36 +56,28 @@ def layer_kernel(step: Layer, module: nn.Module, grid: QParams, overwrite: bool)
         return lambda u, residual: unfused(pad(u), residual)
     assert target is not None
     fused = convolution_onto(weights, source, Placed.of(step.residual.grid), target, limits)
-    out_shape = _shape_of_output(module, padding)
+    shape = step.shape[1:]
 
     def with_residual(u: Tensor, residual: Tensor) -> Tensor:
-        u = pad(u)
-        if residual.shape != out_shape(u):  # it is broadcast
-            return unfused(u, residual)  # type: ignore[no-any-return]
+        if residual.shape[1:] != shape or len(residual) != len(u):  # it is broadcast
+            return unfused(pad(u), residual)  # type: ignore[no-any-return]
         accumulator = residual if overwrite else residual.clone()
-        return fused(u, accumulator.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+        return fused(pad(u), accumulator.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     return with_residual
 
 
-def _linear_layer(step: Layer, module: nn.Linear, grid: QParams) -> Kernel:
+def _linear_layer(step: Layer, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Kernel:
     source = Placed.of(step.x.grid)
     target = None if step.out.grid is None or step.residual is not None else Placed.of(step.out.grid)
     limits = (0, TOP) if step.out.grid is None or target is None else target.bounds(step.out.grid, step.limits)
-    codes, scales, bias = _weight_scales_bias(module, grid)
     weights = (torch.ops.onednn.qlinear_prepack(codes, None), scales, torch.zeros(len(scales), dtype=torch.int32), bias)
     kernel, writes = torch.ops.onednn.qlinear_pointwise.default, (*written(target), *post_op_of(target, limits), "")
 
     def linear(u: Tensor) -> Tensor:
-        return kernel(u, source.scale, source.zero, *weights, *writes)  # type: ignore[no-any-return]
+        return kernel(u.contiguous(), source.scale, source.zero, *weights, *writes)  # type: ignore[no-any-return]
 
     return linear if step.residual is None else _layer_then_sum(linear, step)
-
-
-def _weight_scales_bias(module: Convolution | nn.Linear, grid: QParams) -> tuple[Tensor, Tensor, Tensor | None]:
-    """int8 codes of the weight, its scales float32 (out,) or (1,), and the bias in float32."""
-    bias = None if module.bias is None else module.bias.detach().clone()
-    return quantize(module.weight.detach(), grid).to(torch.int8), grid.scale.reshape(-1), bias
 
 
 def _layer_then_sum(layer: Kernel, step: Layer) -> Kernel:
@@ -90,30 +89,17 @@ def _layer_then_sum(layer: Kernel, step: Layer) -> Kernel:
     return lambda u, residual: target.put(layer(u) + residual_at.take(residual)).clamp_(lowest, highest)
 
 
-def _padding(module: Convolution, zero: int) -> tuple[Callable[[Tensor], Tensor], list[int]]:
+def _padding(
+    own: Convolution, direct: Convolution, weight: Tensor, zero: int
+) -> tuple[Callable[[Tensor], Tensor], list[int]]:
     """What is padded before the kernel, and what by it: zeros, as many on either side."""
-    around = list(module._reversed_padding_repeated_twice)  # last axis first: (left, right, top, bottom, ...)
+    spans = [d * (k - 1) + 1 for d, k in zip(direct.dilation, weight.shape[2:], strict=True)]
     # Where a whole window lies in the padding, oneDNN's kernels leave the zero-point uncorrected.
-    inside = all(size < span for size, span in zip(around[::2][::-1], _spans(module), strict=True))
-    if module.padding_mode == "zeros" and around[::2] == around[1::2] and inside:
-        return lambda u: u, around[::2][::-1]
-    nothing = [0] * (len(around) // 2)
-    if module.padding_mode == "zeros":
-        return lambda u: F.pad(u, around, value=zero), nothing
-    mode = module.padding_mode
-    return lambda u: F.pad(u, around, mode=mode), nothing
-
-
-def _shape_of_output(module: Convolution, padding: list[int]) -> Callable[[Tensor], tuple[int, ...]]:
-    spans = _spans(module)
-
-    def shape(u: Tensor) -> tuple[int, ...]:
-        sides = zip(u.shape[2:], padding, spans, module.stride, strict=True)
-        return (u.shape[0], module.out_channels, *((size + 2 * p - span) // s + 1 for size, p, span, s in sides))
-
-    return shape
-
-
-def _spans(module: Convolution) -> list[int]:
-    """How far a window reaches along each axis."""
-    return [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    inside = all(
+        before == after and 0 <= before < span for (before, after), span in zip(direct.padding, spans, strict=True)
+    )
+    nothing, around = [0] * len(spans), padding_of_torch(direct.padding)
+    spread = spread_out(own, zero)
+    if inside:
+        return spread, [before for before, _ in direct.padding]
+    return lambda u: F.pad(spread(u), around, value=zero), nothing

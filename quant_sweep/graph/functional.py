@@ -1,0 +1,56 @@
+"""A program without in-place operations, which functional graphs are made of.
+
+PyTorch's own functionalization is right for every alias, and traces the whole program a second time for that, which
+costs two to three times the first. Where each overwritten tensor is plainly nobody's view and has no views, renaming
+is enough: who reads the tensor after the operation reads the operation's result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from quant_sweep.graph.normalize import base_name
+
+# Operators whose result has memory of its own, whatever the arguments.
+_OWN_MEMORY = {
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "batch_norm",
+    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "silu", "hardswish", "hardsigmoid", "sigmoid",
+    "tanh", "gelu", "elu", "leaky_relu", "mish", "add", "sub", "mul", "div", "cat", "matmul", "mean", "max_pool2d",
+    "avg_pool2d", "adaptive_avg_pool2d", "layer_norm", "softmax",
+}  # fmt: skip
+
+
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place operations; it may be the very program given, changed."""
+    writes = [node for node in program.graph.nodes if _is_in_place(node)]
+    order = {node: position for position, node in enumerate(program.graph.nodes)}
+    if not all(_overwrites_own_memory(node) for node in writes):
+        decomposed: ExportedProgram = program.run_decompositions({})
+        return decomposed
+    for node in writes:
+        overwritten = node.args[0]
+        for user in [user for user in overwritten.users if order[user] > order[node]]:
+            user.replace_input_with(overwritten, node)
+    return program
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def _overwrites_own_memory(node: fx.Node) -> bool:
+    overwritten = node.args[0]
+    if base_name(node) not in _OWN_MEMORY or not isinstance(overwritten, fx.Node):
+        return False
+    by_name = [arg for arg in node.target._schema.arguments if arg.alias_info is not None]  # type: ignore[union-attr]
+    one_write = len(by_name) == 1 and by_name[0].name in {"self", "input"}
+    return one_write and all(_has_own_memory(other) for other in (overwritten, *overwritten.users))
+
+
+def _has_own_memory(node: fx.Node) -> bool:
+    if node.op == "output" or isinstance(node.meta.get("val"), int | torch.SymInt):
+        return True
+    return node.op == "call_function" and base_name(node) in _OWN_MEMORY

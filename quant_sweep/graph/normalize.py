@@ -1,0 +1,495 @@
+"""From ATen's operators to the vocabulary: every spelling that PyTorch has of an operation becomes one record.
+
+Arguments are read by the names that ATen's schemas give them, defaults included, and nowhere else. A spelling, or a
+use of it, that is not known here is `Other`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor, fx
+
+from quant_sweep.errors import InputError
+from quant_sweep.graph.graph import INPUT
+from quant_sweep.graph.operations import (
+    Activation,
+    AdaptiveAveragePool,
+    AdaptiveMaxPool,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Call,
+    Clamp,
+    Concatenate,
+    Convolution,
+    Images,
+    Linear,
+    MaxPool,
+    Mean,
+    Move,
+    Operation,
+    Other,
+    Pad,
+    Reshape,
+    SameDevice,
+    Sizes,
+    Slot,
+    transposed_layout,
+)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that does not depend on the network's input.
+
+    Attributes:
+        parameter: name of the one parameter or buffer of the model that it was made of; "" if there are more, or none.
+    """
+
+    value: Tensor
+    parameter: str
+
+
+Constants: TypeAlias = Mapping[fx.Node, Constant]
+Source: TypeAlias = fx.Node | Constant
+Recorded: TypeAlias = tuple[Operation, tuple[Source, ...]]  # a record and its inputs
+Arguments: TypeAlias = Mapping[str, Any]  # by the schema's names
+
+_IDENTITIES = {
+    "alias", "clone", "contiguous", "detach", "detach_", "dropout", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", "lift_fresh", "lift_fresh_copy", "identity",
+}  # fmt: skip
+_RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as"}
+_ACTIVATIONS = {
+    "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "leaky_relu", "log_sigmoid", "mish", "prelu",
+    "selu", "sigmoid", "silu", "softplus", "softshrink", "tanh",
+}  # fmt: skip
+_MOVES = {
+    "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "numpy_T", "mT", "adjoint", "slice",
+    "narrow", "select", "expand", "expand_as", "repeat", "repeat_interleave", "tile", "flip", "roll", "rot90",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d", "upsample_nearest1d", "upsample_nearest2d",
+    "upsample_nearest3d", "index_select", "index", "unfold",
+}  # fmt: skip
+
+
+def base_name(node: fx.Node) -> str:
+    """The operator's name without namespace, overload and the mark of an in-place form: relu, conv2d, getitem."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return str(getattr(node.target, "__name__", node.target))
+    return str(schema.name).partition("::")[2].removesuffix("_")
+
+
+def arguments_of(node: fx.Node) -> Arguments:
+    """The arguments of an ATen operator by their names, defaults filled in."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    values = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+    positional = [argument.name for argument in schema.arguments if not argument.kwarg_only]
+    return {**values, **dict(zip(positional, node.args, strict=False)), **node.kwargs}
+
+
+def same_as_input(node: fx.Node) -> fx.Node | None:
+    """The node whose tensor `node` passes on unchanged; None if it computes anything."""
+    if node.op != "call_function" or getattr(node.target, "_schema", None) is None:
+        return None
+    name, sources = base_name(node), node.all_input_nodes
+    if not sources or not is_tensor(node) or not is_tensor(sources[0]):
+        return None
+    source, value = sources[0], node.meta["val"]
+    if name in _IDENTITIES:
+        trains = arguments_of(node).get("train", False)
+        return None if trains else source
+    if name in {"to", "_to_copy", "type_as", "float", "double", "half", "bfloat16"}:
+        both_float = source.meta["val"].is_floating_point() and value.is_floating_point()
+        return source if both_float or source.meta["val"].dtype == value.dtype else None
+    if name == "slice" and tuple(value.shape) == tuple(source.meta["val"].shape) and arguments_of(node)["step"] == 1:
+        return source
+    if name in {"expand", "expand_as", *_RESHAPES} and tuple(value.shape) == tuple(source.meta["val"].shape):
+        return source if value.dtype == source.meta["val"].dtype else None
+    return None
+
+
+def is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def shape_of_one(node: fx.Node) -> Sizes:
+    """The shape of what a node makes of one image; () if it makes no single tensor."""
+    return tuple(times_images(size)[0] for size in node.meta["val"].shape) if is_tensor(node) else ()
+
+
+def times_images(size: Any) -> tuple[int, bool]:
+    """A size as a number for one image, and whether it grows with the number of images.
+
+    Raises:
+        InputError: it does so in another way than in proportion.
+    """
+    if isinstance(size, int):
+        return size, False
+    expression = size.node.expr
+    if expression.is_number:
+        return int(expression), False
+    (symbol, *others) = expression.free_symbols
+    times = expression.subs(symbol, 1)
+    if others or not times.is_integer or (expression - times * symbol).simplify() != 0:
+        raise InputError(f"model: a size of {expression} for {symbol} images is not in proportion to their number")
+    return int(times), True
+
+
+def recorded(node: fx.Node, constants: Constants) -> Recorded:
+    """The record of a node and the nodes of its inputs.
+
+    Args:
+        node: calls a function and is not `same_as_input`.
+        constants: nodes whose value does not depend on the network's input.
+
+    Raises:
+        InputError: a size is not in proportion to the number of images.
+    """
+    if node.target is operator.getitem:
+        return _item(node, constants)
+    record = _RECORDS.get(base_name(node))
+    if record is not None and _computes_float(node) and getattr(node.target, "_schema", None) is not None:
+        found = record(node, arguments_of(node), constants)
+        if found is not None:
+            return found
+    return _called(Other, node)
+
+
+def _computes_float(node: fx.Node) -> bool:
+    return is_tensor(node) and _is_float(node)
+
+
+# -- calls as they are --
+
+
+def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
+    """A record of the very call, whose sizes may depend on the number of images."""
+    inputs = [source for source in node.all_input_nodes if not _is_size(source)]
+    grows = any(times_images(source.meta["val"])[1] for source in node.all_input_nodes if _is_size(source))
+
+    def template(argument: Any) -> Any:
+        match argument:
+            case fx.Node() if _is_size(argument):
+                times, of_images = times_images(argument.meta["val"])
+                return Images(times) if of_images else times
+            case fx.Node():
+                return Slot(inputs.index(argument))
+            case list() | tuple():
+                return tuple(template(part) for part in argument)
+            case torch.device():
+                return SameDevice() if inputs or grows else argument
+            case torch.dtype() if argument.is_floating_point:
+                return torch.float32
+            case _:
+                return argument
+
+    target = node.target
+    assert callable(target)
+    args = tuple(template(arg) for arg in node.args)
+    kwargs = tuple((name, template(value)) for name, value in node.kwargs.items())
+    images = (_network_input(node.graph),) if grows else ()
+    return kind(Call(_pure(target), args, kwargs)), (*inputs, *images)
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
+
+
+def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The form of an operator that does not write over its input."""
+    schema = getattr(function, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return function
+    name = schema.name.partition("::")[2]
+    packet = getattr(torch.ops.aten, name.removesuffix("_"))
+    return getattr(packet, schema.overload_name or "default")  # type: ignore[no-any-return]
+
+
+def _network_input(graph: fx.Graph) -> fx.Node:
+    found: fx.Node = next(node for node in graph.nodes if node.meta.get("tensor_name") == INPUT)
+    return found
+
+
+# -- one function a kind of record: (node, its arguments, constants) -> record, or None where it is used otherwise --
+
+
+def _convolution(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    weight = a["weight"]
+    axes = weight.meta["val"].dim() - 2
+    if weight not in constants or a.get("bias") not in {None, *constants} or a["input"].meta["val"].dim() != axes + 2:
+        return None
+    name = base_name(node)
+    transposed = a["transposed"] if name == "convolution" else "transpose" in name
+    stride, dilation = per_axis(a["stride"], axes), per_axis(a["dilation"], axes)
+    if isinstance(a["padding"], str):
+        kernel = weight.meta["val"].shape[2:]
+        total = [d * (k - 1) if a["padding"] == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        sides = tuple((size // 2, size - size // 2) for size in total)
+    else:
+        sides = tuple((size, size) for size in per_axis(a["padding"], axes))
+    output_padding = per_axis(a["output_padding"], axes) if transposed else ()
+    record = Convolution(stride, sides, dilation, a["groups"], transposed, output_padding)
+    matrix = constants[weight]
+    if transposed:
+        matrix = Constant(transposed_layout(matrix.value, a["groups"]), matrix.parameter)
+    return record, (a["input"], matrix, *_known((a.get("bias"),), constants))
+
+
+def _linear(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    if a["weight"] not in constants or a["bias"] not in {None, *constants} or a["weight"].meta["val"].dim() != 2:
+        return None
+    return Linear(), (a["input"], *_known((a["weight"], a["bias"]), constants))
+
+
+def _known(nodes: Sequence[fx.Node | None], constants: Constants) -> tuple[Constant, ...]:
+    return tuple(constants[node] for node in nodes if node is not None)
+
+
+def _batch_norm(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    statistics = (a["running_mean"], a["running_var"])
+    if a.get("training", False) or not all(part in constants for part in statistics):
+        return None
+    if not all(a[part] in {None, *constants} for part in ("weight", "bias")):
+        return None
+    mean, variance = _known(statistics, constants)
+    ones, zeros = (Constant(torch.full_like(mean.value, value), "") for value in (1.0, 0.0))
+    gamma = ones if a["weight"] is None else constants[a["weight"]]
+    beta = zeros if a["bias"] is None else constants[a["bias"]]
+    return BatchNorm(a["eps"], a["momentum"]), (a["input"], gamma, beta, mean, variance)
+
+
+def _clamp(lo: Callable[[Arguments], Any], hi: Callable[[Arguments], Any]) -> _Record:
+    def record(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
+        limits = [limit(a) for limit in (lo, hi)]
+        if any(isinstance(limit, fx.Node) for limit in limits):
+            return None
+        lowest, highest = -math.inf if limits[0] is None else limits[0], math.inf if limits[1] is None else limits[1]
+        return Clamp(float(lowest), float(highest)), (a["self"],)
+
+    return record
+
+
+def _threshold(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
+    return (Clamp(float(a["threshold"]), math.inf), (a["self"],)) if a["threshold"] == a["value"] else None
+
+
+def _add(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    x, y = a["self"], a["other"]
+    if a.get("alpha", 1) != 1 or not isinstance(y, fx.Node) or not is_tensor(y):
+        return None
+    computed = [n for n in (x, y) if n not in constants and _is_float(n)]
+    return (Add(), (x, y)) if len(computed) == 2 else None
+
+
+def _average_pool(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
+    axes = int(base_name(node)[-2])
+    kernel = per_axis(a["kernel_size"], axes)
+    stride = per_axis(a["stride"], axes) if a["stride"] else kernel
+    geometry = (kernel, stride, per_axis(a["padding"], axes), a["ceil_mode"], a["count_include_pad"])
+    record = AveragePool(*geometry, a.get("divisor_override"))
+    return (record, (a["self"],)) if _has_images(a["self"], axes) else None
+
+
+def _adaptive_average_pool(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
+    axes = int(base_name(node)[-2])
+    return (AdaptiveAveragePool(tuple(a["output_size"])), (a["self"],)) if _has_images(a["self"], axes) else None
+
+
+def _has_images(x: fx.Node, axes: int) -> bool:
+    """Whether there are axes for images and channels before those that are pooled."""
+    return bool(x.meta["val"].dim() == axes + 2)
+
+
+def _mean(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
+    x = a["self"]
+    if not a.get("dim") or not _is_float(x):
+        return None
+    dims = [a["dim"]] if isinstance(a["dim"], int) else a["dim"]
+    axes = tuple(sorted(axis % x.meta["val"].dim() for axis in dims))
+    return None if 0 in axes else (Mean(axes, a["keepdim"]), (x,))
+
+
+def _max_pool(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
+    axes = int(base_name(node).removesuffix("_with_indices")[-2])
+    kernel = per_axis(a["kernel_size"], axes)
+    stride = per_axis(a["stride"], axes) if a["stride"] else kernel
+    record = MaxPool(kernel, stride, per_axis(a["padding"], axes), per_axis(a["dilation"], axes), a["ceil_mode"])
+    return (record, (a["self"],)) if _has_images(a["self"], axes) else None
+
+
+def _adaptive_max_pool(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
+    axes = int(base_name(node)[-2])
+    return (AdaptiveMaxPool(tuple(a["output_size"])), (a["self"],)) if _has_images(a["self"], axes) else None
+
+
+def _concatenate(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    parts = tuple(a["tensors"])
+    if any(part in constants or not _is_float(part) for part in parts):
+        return None
+    return Concatenate(a["dim"] % parts[0].meta["val"].dim()), parts
+
+
+def _reshape(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
+    """The shape is read off the result, whatever way it was asked for."""
+    sizes = [times_images(size) for size in node.meta["val"].shape]
+    if sum(grows for _, grows in sizes) > 1 or not _is_float(a["self"]):
+        return None
+    return Reshape(tuple(-1 if grows else size for size, grows in sizes)), (a["self"],)
+
+
+def _is_float(node: fx.Node) -> bool:
+    return bool(node.meta["val"].is_floating_point())
+
+
+def _pad(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    if a.get("mode", "constant") != "constant":
+        return _move(node, a, constants)
+    padding = a["pad"]
+    if a["value"] not in {None, 0} or not all(isinstance(size, int) for size in padding):
+        return None
+    return Pad(tuple(padding)), (a["self"],)
+
+
+def _move(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    """Values of the first input, selected by nothing but constants."""
+    source, *others = [n for n in node.all_input_nodes if is_tensor(n)]
+    kept = source is a.get("self", a.get("input")) and all(other in constants for other in others)
+    return _called(Move, node) if kept and _is_float(source) else None
+
+
+def _activation(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    x, *others = node.all_input_nodes
+    return _called(Activation, node) if x is a["self"] and all(other in constants for other in others) else None
+
+
+def _matmul(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    """x W with a constant W (in, out) is a linear layer."""
+    return _linear_of(a["self"], a["mat2"] if "mat2" in a else a["other"], None, constants)
+
+
+def _addmm(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    bias = a["self"]
+    if a["beta"] != 1 or a["alpha"] != 1 or bias not in constants or bias.meta["val"].dim() != 1:
+        return None
+    return _linear_of(a["mat1"], a["mat2"], bias, constants)
+
+
+def _einsum(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+    """A linear layer where the last axis of a tensor is summed up with a constant matrix, and its other axis comes
+    last in its place: "nlc,ck->nlk", "nc,kc->nk"."""
+    operands, (read, _, result) = list(a["tensors"]), a["equation"].replace(" ", "").partition("->")
+    labels = read.split(",")
+    if len(operands) != 2 or not result or "." in a["equation"]:
+        return None
+    if operands[0] in constants:
+        operands, labels = operands[::-1], labels[::-1]
+    x, matrix = labels
+    if len(matrix) != 2 or len({*x, *matrix}) != len(x) + 1 or not x or x[-1] not in matrix:
+        return None
+    summed, made = x[-1], matrix.replace(x[-1], "")
+    if result != x[:-1] + made:
+        return None
+    return _linear_of(operands[0], operands[1], None, constants, transpose=matrix[0] == summed)
+
+
+def _linear_of(
+    x: fx.Node, weight: fx.Node, bias: fx.Node | None, constants: Constants, transpose: bool = True
+) -> Recorded | None:
+    """A linear layer by a constant matrix, (in, out) if `transpose`, else (out, in)."""
+    if x in constants or weight not in constants or weight.meta["val"].dim() != 2 or x.meta["val"].dim() < 2:
+        return None
+    matrix = constants[weight]
+    if transpose:
+        matrix = Constant(matrix.value.t().contiguous(), matrix.parameter)
+    return Linear(), (x, matrix, *_known((bias,), constants))
+
+
+# -- items of operators that return several tensors --
+
+
+def _item(node: fx.Node, constants: Constants) -> Recorded:
+    parent, index = node.args
+    assert isinstance(parent, fx.Node)
+    assert isinstance(index, int)
+    name, single = base_name(parent), _only_first_item_is_read(parent)
+    record = _FIRST_ITEM.get(name) if single and index == 0 and _computes_float(node) else None
+    found = record(parent, arguments_of(parent), constants) if record is not None else None
+    if found is None and name in _SPLITS and _computes_float(node):
+        found = _part(parent, index)
+    return found or (Other(Call(operator.getitem, (Slot(0), index))), (parent,))
+
+
+def _only_first_item_is_read(parent: fx.Node) -> bool:
+    return all(user.target is operator.getitem and user.args[1] == 0 for user in parent.users)
+
+
+def _part(parent: fx.Node, index: int) -> Recorded | None:
+    """A part of a split tensor, cut out of it by itself."""
+    a, parts = arguments_of(parent), parent.meta["val"]
+    source = a["self"]
+    axis = a["dim"] % source.meta["val"].dim()
+    if base_name(parent) == "unbind":
+        return (Move(Call(torch.ops.aten.select.int, (Slot(0), axis, index))), (source,)) if axis else None
+    ends = [0]
+    for part in parts:
+        size, grows = times_images(part.shape[axis])
+        if grows:
+            return None
+        ends.append(ends[-1] + size)
+    return Move(Call(torch.ops.aten.slice.Tensor, (Slot(0), axis, ends[index], ends[index + 1]))), (source,)
+
+
+def per_axis(value: Any, axes: int) -> Sizes:
+    """One number for each axis, from one for all or one for each."""
+    values: Sequence[int] = [value] if isinstance(value, int) else list(value)
+    return tuple(values) * (axes // len(values)) if len(values) in {1, axes} else tuple(values)
+
+
+_Record: TypeAlias = Callable[[fx.Node, Arguments, Constants], Recorded | None]
+
+_SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unsafe_split", "unsafe_chunk"}
+_FIRST_ITEM: dict[str, _Record] = {
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "max_pool2d_with_indices": _max_pool,
+    "max_pool3d_with_indices": _max_pool,
+    "max_pool1d_with_indices": _max_pool,
+    "adaptive_max_pool1d": _adaptive_max_pool,
+    "adaptive_max_pool2d": _adaptive_max_pool,
+    "adaptive_max_pool3d": _adaptive_max_pool,
+}
+_RECORDS: dict[str, _Record] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
+    "linear": _linear,
+    **dict.fromkeys(("matmul", "mm"), _matmul),
+    "addmm": _addmm,
+    "einsum": _einsum,
+    "batch_norm": _batch_norm,
+    "relu": _clamp(lambda _: 0.0, lambda _: None),
+    "relu6": _clamp(lambda _: 0.0, lambda _: 6.0),
+    "hardtanh": _clamp(lambda a: a["min_val"], lambda a: a["max_val"]),
+    "clamp": _clamp(lambda a: a["min"], lambda a: a["max"]),
+    "clip": _clamp(lambda a: a["min"], lambda a: a["max"]),
+    "clamp_min": _clamp(lambda a: a["min"], lambda _: None),
+    "clamp_max": _clamp(lambda _: None, lambda a: a["max"]),
+    "threshold": _threshold,
+    "add": _add,
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _average_pool),
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_average_pool),
+    "mean": _mean,
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _max_pool),
+    **dict.fromkeys(("cat", "concat", "concatenate"), _concatenate),
+    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys(_MOVES, _move),
+    **dict.fromkeys(_ACTIVATIONS, _activation),
+}
