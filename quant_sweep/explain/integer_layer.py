@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from quant_sweep.arithmetic.affine import quantize
+from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.fixed_point import multiply
 from quant_sweep.engines.integer.layers import Accumulator, Logits, Requantized, layer_kernel
 from quant_sweep.engines.integer.stored import Stored
@@ -42,7 +42,8 @@ class Stages:
         residual: what is added in fine steps, shaped like the residual; None where nothing is.
         steps: of the output above 0.0, before the clamp; None where the result is read in float.
         codes: that are written, in the grid's own numbers; None where the result is read in float.
-        real: what `codes`, or else the accumulator, stand for; float64.
+        real: what `codes`, or else the accumulator, stand for; float64. Where the engine refuses the layer, with bias
+            and residual, before it is cut off and rounded.
     """
 
     sums: Tensor
@@ -114,7 +115,7 @@ class IntegerLayer:
             x, residual: codes in the grids' own numbers; None if nothing is added.
         """
         if self.kernel is None:
-            return self._run_exactly(x)
+            return self._run_exactly(x, residual)
         u = (x - self.source.grid.spec.qmin).to(torch.uint8)
         sums = self.kernel.accumulate.sums(u)
         complete = self.kernel.accumulate.complete(sums)
@@ -133,7 +134,7 @@ class IntegerLayer:
         real = (codes.double() - float(target.grid.zero_point)) * target.scale
         return Stages(sums, complete, scaled, added, steps, codes, real)
 
-    def _run_exactly(self, x: Tensor) -> Stages:
+    def _run_exactly(self, x: Tensor, residual: Tensor | None) -> Stages:
         """float64 holds every whole number up to 2**53."""
         counts = (x.to(torch.int64) - int(self.source.grid.zero_point)).double()
         accumulator = self.dataflow.step.operation(counts, self.weight.double()).to(torch.int64)
@@ -141,6 +142,9 @@ class IntegerLayer:
         real = accumulator * self.along_channels(self.scale)
         if self.dataflow.bias is not None:
             real = real + self.along_channels(self.dataflow.bias.double())
+        if residual is not None and self.dataflow.step.residual is not None:
+            assert self.dataflow.step.residual.grid is not None
+            real = real + dequantize(residual, self.dataflow.step.residual.grid)
         return Stages(sums, accumulator, None, None, None, None, real)
 
     def worst_case(self) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,53 +1,67 @@
-"""What happens in one layer, with this network's own numbers."""
+"""One layer of a quantized network: its arithmetic, and what observers make of its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import choose_weight_qparams
-from quant_sweep.errors import InputError
-from quant_sweep.explain.by_hand import Carried, carry_some
 from quant_sweep.explain.dataflow import Dataflow, find_layer
-from quant_sweep.explain.explanation import Agreement, Channels, Explanation, Register
-from quant_sweep.explain.integer_layer import IntegerLayer, Stages
-from quant_sweep.explain.recording import Recording, record
-from quant_sweep.explain.steps import Extent, Intermediate, formulas, intermediates, stored_input
+from quant_sweep.explain.follow import Arithmetic, follow
+from quant_sweep.explain.recording import Subject
 from quant_sweep.explain.tensor_errors import Activation, Weight
 from quant_sweep.explain.tensor_study import WIDTHS, TensorStudy, sqnr_db, study
-from quant_sweep.graph import QuantGraph
-from quant_sweep.graph.operations import Convolution
-from quant_sweep.histograms.summary import Summary
-from quant_sweep.observers import Observer
+from quant_sweep.graph.operations import Operation
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A quantized network that can be explained.
+@dataclass(frozen=True)
+class Channels:
+    """The weight channel by channel.
 
     Attributes:
-        graph: the float network with its quantizers.
-        qparams: the grid of every tensor, by its name.
-        summaries: what calibration kept, by the name of each activation quantizer.
-        observer, weight_observer: that chose the grids.
-        network: what an engine built of them.
-        engine: its name.
+        lo, hi: smallest and largest weight of each.
+        scale: of the grid that is used, one per channel or a single one.
+        limit: the largest value on the grid that is used, likewise.
+        per_tensor, per_channel: SQNR by bit width, dB, with one scale and with one per channel.
     """
 
-    graph: QuantGraph
-    qparams: Mapping[str, QParams]
-    summaries: Mapping[str, Summary]
-    observer: Observer
-    weight_observer: Observer
-    network: nn.Module
-    engine: str
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+    scale: tuple[float, ...]
+    limit: tuple[float, ...]
+    per_tensor: Mapping[int, float]
+    per_channel: Mapping[int, float]
+
+
+@final
+@dataclass(frozen=True)
+class Explanation:
+    """One layer, step by step.
+
+    Attributes:
+        layer: its name.
+        operation: the layer itself, and shape the shape of its weight.
+        setting: what was asked for, as on the command line.
+        arithmetic: what images become in it.
+        weight: the weight and what observers make of it; `in_steps` its histogram in units of its scale.
+        channels: the weight channel by channel.
+        activations: input, residual and output, as far as they are quantized, by their part.
+    """
+
+    layer: str
+    operation: Operation
+    shape: tuple[int, ...]
+    setting: Mapping[str, str]
+    arithmetic: Arithmetic
+    weight: TensorStudy
+    in_steps: tuple[float, ...]
+    channels: Channels
+    activations: Mapping[str, TensorStudy]
 
 
 @torch.no_grad()
@@ -63,111 +77,17 @@ def explain(subject: Subject, layer: str, batches: Iterable[Tensor], setting: Ma
         InputError: there is no such layer, or no batch.
     """
     dataflow = find_layer(subject.graph, subject.qparams, layer)
-    integer = IntegerLayer.of(subject.graph, dataflow)
-    images, seen, numbers = 0, list[_Batch](), tuple[Carried, ...]()
-    for batch in batches:
-        recording = record(subject.graph, subject.qparams, subject.network, batch, dataflow)
-        stages = integer.run(
-            recording.codes(dataflow.step.x),
-            None if dataflow.step.residual is None else recording.codes(dataflow.step.residual),
-        )
-        numbers = numbers or carry_some(integer, stages, recording)
-        seen.append(_Batch.of(integer, stages, recording, subject.engine))
-        images += len(batch)
-    if not seen:
-        raise InputError("images=0: at least one batch is needed")
-    whole = reduce(_Batch.__or__, seen)
     return Explanation(
         layer=layer,
-        kind=_kind(dataflow),
+        operation=dataflow.step.operation,
+        shape=tuple(dataflow.weight.shape),
         setting=setting,
-        refusal=integer.refusal,
-        images=images,
-        terms=dataflow.weight[0].numel(),
-        stored=stored_input(integer),
-        steps=whole.steps,
-        registers=_registers(integer, whole),
-        numbers=numbers,
-        agreements=whole.agreements,
+        arithmetic=follow(subject, dataflow, batches),
         weight=_study_weight(subject, dataflow),
         in_steps=_in_steps(dataflow),
         channels=_channels(subject, dataflow),
         activations=_study_activations(subject, dataflow),
     )
-
-
-def _kind(dataflow: Dataflow) -> str:
-    """What layer it is; of a convolution, what is not the default."""
-    operation, sizes = dataflow.step.operation, " × ".join(map(str, dataflow.weight.shape))
-    if not isinstance(operation, Convolution):
-        return f"linear layer, weight {sizes}"
-    axes, name = len(operation.stride), "transposed convolution" if operation.transposed else "convolution"
-    parts = {
-        "stride": None if set(operation.stride) == {1} else operation.stride,
-        "padding": operation.padding if any(map(any, operation.padding)) else None,
-        "dilation": None if set(operation.dilation) == {1} else operation.dilation,
-        "groups": None if operation.groups == 1 else operation.groups,
-        "output padding": operation.output_padding if any(operation.output_padding) else None,
-    }
-    shown = [f"{part} {_sizes(value)}" for part, value in parts.items() if value is not None]
-    return ", ".join([f"{axes}-d {name}", f"weight {sizes}", *shown])
-
-
-def _sizes(value: object) -> str:
-    """One size for all axes once; (before, after) with a plus."""
-    if not isinstance(value, tuple):
-        return str(value)
-    if isinstance(value[0], tuple):
-        value = tuple(size[0] if size[0] == size[1] else f"{size[0]}+{size[1]}" for size in value)
-    return str(value[0]) if len(set(value)) == 1 else " × ".join(map(str, value))
-
-
-@final
-@dataclass(frozen=True)
-class _Batch:
-    """What is kept of one batch."""
-
-    steps: tuple[Intermediate, ...]
-    sums: Extent
-    accumulator: Extent
-    agreements: tuple[Agreement, ...]
-
-    @classmethod
-    def of(cls, integer: IntegerLayer, stages: Stages, recording: Recording, engine: str) -> _Batch:
-        return cls(
-            intermediates(integer, stages, recording),
-            Extent.of(stages.sums),
-            Extent.of(stages.accumulator),
-            tuple(_agreements(stages, recording, engine)),
-        )
-
-    def __or__(self, other: _Batch) -> _Batch:
-        return _Batch(
-            tuple(a | b for a, b in zip(self.steps, other.steps, strict=True)),
-            self.sums | other.sums,
-            self.accumulator | other.accumulator,
-            tuple(a | b for a, b in zip(self.agreements, other.agreements, strict=True)),
-        )
-
-
-def _agreements(stages: Stages, recording: Recording, engine: str) -> list[Agreement]:
-    out = recording.dataflow.step.out
-    if stages.codes is None:
-        return []
-    others = [("simulate", recording.simulated_codes(out)), (engine, recording.engine_codes(out))]
-    found = []
-    for name, other in others:
-        if other is not None:
-            apart = (stages.codes - other).abs()
-            found.append(Agreement(name, apart.numel(), int(apart.count_nonzero()), int(apart.max())))
-    return found
-
-
-def _registers(integer: IntegerLayer, whole: _Batch) -> tuple[Register, ...]:
-    worst_sums, worst_accumulator = integer.worst_case()
-    seen = [(int(extent.lowest), int(extent.highest)) for extent in (whole.sums, whole.accumulator)]
-    sums, accumulator = formulas(integer)
-    return (Register(sums, seen[0], worst_sums), Register(accumulator, seen[1], worst_accumulator))
 
 
 def _study_weight(subject: Subject, dataflow: Dataflow) -> TensorStudy:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quant_sweep.explain.by_hand import Carried, Requantization, Term
-from quant_sweep.explain.explanation import Explanation
+from quant_sweep.explain.follow import Arithmetic
+from quant_sweep.explain.layer import Explanation
 from quant_sweep.explain.steps import Extent, Intermediate
 from quant_sweep.explain.tensor_sections import activation_section, weight_section
-from quant_sweep.explain.wording import number, percent, span, times, whole, whole_span
+from quant_sweep.explain.wording import layer_kind, number, percent, span, times, whole, whole_span
 from quant_sweep.report.document import Block, Chain, Document, Heading, Paragraph, Table
 
 _TERMS_SHOWN = 36  # a longer sum is cut in the middle
@@ -18,12 +19,13 @@ _PER_LINE = 9
 def page(explanation: Explanation) -> Document:
     """The whole page of one layer."""
     setting = " ".join(f"`{name}={value}`" for name, value in explanation.setting.items())
+    kind = layer_kind(explanation.operation, explanation.shape)
     blocks: list[Block] = [
-        Paragraph(f"`{explanation.kind}` with {setting}"),
-        *_dataflow(explanation),
-        *_accumulator(explanation),
-        *_numbers(explanation),
-        *_whole_sum(explanation),
+        Paragraph(f"{kind[0].upper()}{kind[1:]}; {setting}"),
+        *_dataflow(explanation.arithmetic),
+        *_accumulator(explanation.arithmetic),
+        *_numbers(explanation.arithmetic),
+        *_whole_sum(explanation.arithmetic),
         *weight_section(explanation),
     ]
     for part, study in explanation.activations.items():
@@ -31,24 +33,24 @@ def page(explanation: Explanation) -> Document:
     return Document(f"{explanation.layer}, step by step", tuple(blocks))
 
 
-def _dataflow(explanation: Explanation) -> list[Block]:
+def _dataflow(arithmetic: Arithmetic) -> list[Block]:
     engine = (
         "Whole numbers are those of the engine `integer`; the engines `simulate` and `int8` get the same codes but for "
         "rounding."
-        if not explanation.refusal
-        else f"The engine `integer` does not compute this layer: {explanation.refusal}. The sums below are exact, bias "
+        if not arithmetic.refusal
+        else f"The engine `integer` does not compute this layer: {arithmetic.refusal}. The sums below are exact, bias "
         "and rounding those of `simulate`, in float32."
     )
     note = (
-        f"Values seen while {explanation.images} calibration images pass through the quantized network. A code `q` "
+        f"Values seen while {arithmetic.images} calibration images pass through the quantized network. A code `q` "
         "stands for `r = s · (q − z)`, scale `s`, zero-point `z`; `x` is the input, `w` the weight, `y` the output. "
         f"Shapes are those of one image. {engine}"
     )
     headers = ("step", "how", "shape", "type", "bits", "codes", "real values", "scale", "zero-point")
-    rows = tuple(_row(step) for step in explanation.steps)
+    rows = tuple(_row(step) for step in arithmetic.steps)
     return [
         Heading("The dataflow"),
-        Chain(_boxes(explanation)),
+        Chain(_boxes(arithmetic)),
         Paragraph(note),
         Table(headers, rows, words=("how",)),
     ]
@@ -61,11 +63,11 @@ def _row(step: Intermediate) -> tuple[str, ...]:
     return (step.step, step.formula, times(step.shape), step.dtype, bits, *numbers)
 
 
-def _boxes(explanation: Explanation) -> tuple[tuple[str, ...], ...]:
+def _boxes(arithmetic: Arithmetic) -> tuple[tuple[str, ...], ...]:
     """The few lines of the dataflow that a reader should remember."""
     main = ("input", "input codes", "accumulator", "before the clamp", "output codes", "dequantized")
-    behind = explanation.steps[-len(explanation.numbers[0].after) :] if explanation.numbers[0].after else ()
-    chosen = [step for step in explanation.steps if step.step in main or step in behind]
+    behind = arithmetic.steps[-len(arithmetic.numbers[0].after) :] if arithmetic.numbers[0].after else ()
+    chosen = [step for step in arithmetic.steps if step.step in main or step in behind]
     return tuple(_box(step) for step in chosen)
 
 
@@ -75,13 +77,13 @@ def _box(step: Intermediate) -> tuple[str, ...]:
     return (step.step, f"{step.dtype}, {width}" if step.codes else step.dtype, values)
 
 
-def _accumulator(explanation: Explanation) -> list[Block]:
+def _accumulator(arithmetic: Arithmetic) -> list[Block]:
     rows = tuple(
         (f"`{r.what}`", _between(r.seen), f"{r.bits_seen} of 32", _between(r.worst), f"{r.bits_worst} of 32")
-        for r in explanation.registers
+        for r in arithmetic.registers
     )
     table = Table(("sum", "seen", "bits", "at worst", "bits"), rows)
-    needed = max(register.bits_worst for register in explanation.registers)
+    needed = max(register.bits_worst for register in arithmetic.registers)
     verdict = (
         f"32 bits cannot overflow here: {needed} are enough for any input."
         if needed <= 32
@@ -90,11 +92,11 @@ def _accumulator(explanation: Explanation) -> list[Block]:
     shift = (
         " The accumulator is kept in units of `s_x · s_w / 2^k`: as fine as rounding the bias needs, or as coarse as a "
         "large bias needs to fit."
-        if any(n.shift for n in explanation.numbers)
+        if any(n.shift for n in arithmetic.numbers)
         else ""
     )
     note = (
-        f"Each output is a sum of {explanation.terms} products. Bits are those of a signed register, its sign "
+        f"Each output is a sum of {arithmetic.terms} products. Bits are those of a signed register, its sign "
         "included. At worst means: if every code were the one that drives the sum furthest. Partial sums may wrap "
         f"around on the way, in two's complement only the end has to fit. {verdict}{shift}"
     )
@@ -105,8 +107,8 @@ def _between(ends: tuple[int, int]) -> str:
     return whole_span(Extent(*ends))
 
 
-def _numbers(explanation: Explanation) -> list[Block]:
-    numbers, x = explanation.numbers, explanation.stored
+def _numbers(arithmetic: Arithmetic) -> list[Block]:
+    numbers, x = arithmetic.numbers, arithmetic.stored
     place = "place: image, channel, row, column" if len(numbers[0].place) == 4 else "place: image, then axis by axis"
     rows: list[tuple[str, ...]] = [
         (place, *map(_place, numbers)),
@@ -116,7 +118,7 @@ def _numbers(explanation: Explanation) -> list[Block]:
         ("→ code `q_w`", *(whole(_largest(n).weight_code) for n in numbers)),
         *_summed(numbers, x),
         *_requantized([n.requantization for n in numbers if n.requantization is not None]),
-        ("`acc · s_x · s_w + b`" if explanation.refusal else "dequantized", *(number(n.real) for n in numbers)),
+        ("in real units, not rounded" if arithmetic.refusal else "dequantized", *(number(n.real) for n in numbers)),
         ("float network", *(number(n.original) for n in numbers)),
         ("difference", *(number(n.real - n.original, 2) for n in numbers)),
         ("`simulate`, not rounded", *(number(n.simulated) for n in numbers)),
@@ -124,10 +126,10 @@ def _numbers(explanation: Explanation) -> list[Block]:
     if numbers[0].simulated_code is not None:
         rows.append(("`simulate`, its code", *(_code(n.simulated_code) for n in numbers)))
     if any(n.engine_code is not None for n in numbers):
-        name = explanation.agreements[-1].other
+        name = arithmetic.agreements[-1].other
         rows.append((f"`{name}`, its code", *(_code(n.engine_code) for n in numbers)))
     table = Table(("", *(n.why for n in numbers)), tuple(rows + _behind(numbers)))
-    return [Heading("Numbers carried through by hand"), table, Paragraph(" ".join(_agreement(explanation)))]
+    return [Heading("Numbers carried through by hand"), table, Paragraph(" ".join(_agreement(arithmetic)))]
 
 
 def _summed(numbers: Sequence[Carried], x: str) -> list[tuple[str, ...]]:
@@ -173,31 +175,31 @@ def _behind(numbers: Sequence[Carried]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _agreement(explanation: Explanation) -> list[str]:
+def _agreement(arithmetic: Arithmetic) -> list[str]:
     """What the numbers are, and how far other engines are from them on all images."""
-    if explanation.refusal:
+    if arithmetic.refusal:
         return ["Sum and zero-point are whole numbers; the bias is added in float."]
     sentences = [
         "`M0 · 2³¹` and the shift are the fixed-point form of `M`: `acc · M = acc · (M0 · 2³¹) / 2^(31 + shift)`."
     ]
-    if explanation.numbers[0].requantization and explanation.numbers[0].requantization.residual_code is not None:
+    if arithmetic.numbers[0].requantization and arithmetic.numbers[0].requantization.residual_code is not None:
         sentences.append("Both terms of the sum are held in parts of 2^-12 of an output step until they are added.")
-    if explanation.agreements:
-        compared = explanation.agreements[0].compared
+    if arithmetic.agreements:
+        compared = arithmetic.agreements[0].compared
         parts = [
             f"{whole(a.differing)} ({percent(a.differing / a.compared)}) differ from those of `{a.other}`, "
             f"by {a.largest} at most"
-            for a in explanation.agreements
+            for a in arithmetic.agreements
         ]
         sentences.append(
-            f"Of {whole(compared)} output codes of {explanation.images} images, computed like this from the same "
+            f"Of {whole(compared)} output codes of {arithmetic.images} images, computed like this from the same "
             f"inputs, {'; '.join(parts)}. `integer` rounds bias, product and result, `simulate` the result alone."
         )
     return sentences
 
 
-def _whole_sum(explanation: Explanation) -> list[Block]:
-    carried = explanation.numbers[0]
+def _whole_sum(arithmetic: Arithmetic) -> list[Block]:
+    carried = arithmetic.numbers[0]
     terms = carried.terms
     lines = [terms[i : i + _PER_LINE] for i in range(0, len(terms), _PER_LINE)]
     cut = len(terms) > _TERMS_SHOWN
@@ -206,8 +208,8 @@ def _whole_sum(explanation: Explanation) -> list[Block]:
     if cut:
         middle = [term for line in lines[2:-1] for term in line]
         rows.insert(2, (f"… {len(middle)} more …", whole(sum(term.product for term in middle))))
-    rows.append((f"`Σ {explanation.stored} · q_w`", whole(carried.sum)))
-    order = f"Every product of the first number, in the order of the weight's entries: `{explanation.stored} × q_w`."
+    rows.append((f"`Σ {arithmetic.stored} · q_w`", whole(carried.sum)))
+    order = f"Every product of the first number, in the order of the weight's entries: `{arithmetic.stored} × q_w`."
     note = order + _padding(terms)
     table = Table(("products", "sum"), tuple(rows), words=("products",))
     return [Heading("The whole sum of one of them"), Paragraph(note), table]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from quant_sweep.arithmetic.qparams import QuantSpec
-from quant_sweep.explain.explanation import Channels
+from quant_sweep.explain.layer import Channels
 from quant_sweep.explain.tensor_study import TensorStudy
 from quant_sweep.report.figures import COLOURS, GREY, MARKERS
 

@@ -15,6 +15,31 @@ from quant_sweep.engines import Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes, Value
 from quant_sweep.explain.dataflow import Dataflow, tensor_of
 from quant_sweep.graph import Network, QuantGraph, insert_at_quantizers, weights_on_grid
+from quant_sweep.histograms.summary import Summary
+from quant_sweep.observers import Observer
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A quantized network that can be explained.
+
+    Attributes:
+        graph: the float network with its quantizers.
+        qparams: the grid of every tensor, by its name.
+        summaries: what calibration kept, by the name of each activation quantizer.
+        observer, weight_observer: that chose the grids.
+        network: what an engine built of them.
+        engine: its name.
+    """
+
+    graph: QuantGraph
+    qparams: Mapping[str, QParams]
+    summaries: Mapping[str, Summary]
+    observer: Observer
+    weight_observer: Observer
+    network: nn.Module
+    engine: str
 
 
 @final
@@ -57,17 +82,20 @@ class Recording:
         own = self.engine_codes(value)
         return self.simulated_codes(value) if own is None else own
 
+    def codes_read(self) -> tuple[Tensor, Tensor | None]:
+        """The codes that the layer reads: its input, and what it adds."""
+        step = self.dataflow.step
+        return self.codes(step.x), None if step.residual is None else self.codes(step.residual)
+
 
 @torch.no_grad()
-def record(
-    graph: QuantGraph, qparams: Mapping[str, QParams], network: nn.Module, images: Tensor, dataflow: Dataflow
-) -> Recording:
+def record(subject: Subject, images: Tensor, dataflow: Dataflow) -> Recording:
     """Run a batch through the float network and through the quantized one.
 
     Args:
-        network: what an engine built of `graph` and `qparams`.
         images: normalised, float32 (n, ...), on the CPU.
     """
+    graph, qparams, network = subject.graph, subject.qparams, subject.network
     engine = network.codes(images) if isinstance(network, NetworkOfCodes) else {}
     simulation: nn.Module
     if engine:

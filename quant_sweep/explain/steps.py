@@ -89,6 +89,12 @@ def formulas(integer: IntegerLayer) -> tuple[str, str]:
     return f"Σ {x} · q_w", f"acc = {power}Σ {x} · q_w{correction}{bias}"
 
 
+def _exact_formula(integer: IntegerLayer) -> str:
+    """Of a result that the simulation rounds, from an accumulator without bias."""
+    bias = "" if integer.dataflow.bias is None else " + b"
+    return f"acc · s_x · s_w{bias}{'' if integer.dataflow.step.residual is None else ' + r'}"
+
+
 def stored_input(integer: IntegerLayer) -> str:
     """What the engine multiplies: the code itself where the grid begins at 0."""
     return "u_x" if integer.source.grid.spec.qmin else "q_x"

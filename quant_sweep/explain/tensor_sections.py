@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from quant_sweep.explain.explanation import Explanation
+from quant_sweep.explain.layer import Explanation
 from quant_sweep.explain.plots import (
     channel_ranges,
     histogram_with_grid,

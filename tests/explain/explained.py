@@ -1,5 +1,6 @@
 """Small networks ready to be explained."""
 
+import functools
 from typing import Any
 
 import torch
@@ -74,8 +75,9 @@ NETWORKS = {"tiny": (tiny, ("conv1", "conv2", "linear")), "odd": (odd, "abcde"),
 CASES = [(kind, layer) for kind, (_, layers) in NETWORKS.items() for layer in layers]
 
 
+@functools.cache
 def subject_of(kind: str, **more: Any) -> Subject:
-    """One of `NETWORKS`, calibrated."""
+    """One of `NETWORKS`, calibrated; made once for all tests that ask for the same."""
     return subject(NETWORKS[kind][0](), **more)
 
 
