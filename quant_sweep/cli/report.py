@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.schema import Report
 from quant_sweep.report import build_report
 from quant_sweep.report.terminal import print_document
 from quant_sweep.tracking import read_runs
@@ -16,7 +17,7 @@ from quant_sweep.tracking import read_runs
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-report"):
-        run_hydra("report_config", show_report)
+        run_hydra("report_config", show_report, Report)
 
 
 def show_report(cfg: DictConfig) -> None:

@@ -9,12 +9,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from quant_sweep.arithmetic.affine import sqnr_db
 from quant_sweep.calibration.one_pass import choose_weight_qparams
 from quant_sweep.explain.dataflow import Dataflow, find_layer
 from quant_sweep.explain.follow import Arithmetic, follow
 from quant_sweep.explain.recording import Subject
 from quant_sweep.explain.tensor_errors import Activation, Weight
-from quant_sweep.explain.tensor_study import WIDTHS, TensorStudy, sqnr_db, study
+from quant_sweep.explain.tensor_study import WIDTHS, TensorStudy, study
 from quant_sweep.graph.operations import Operation
 
 
@@ -123,7 +124,7 @@ def _weight_sqnr(subject: Subject, dataflow: Dataflow, axis: int | None) -> dict
     spec, values = dataflow.weight_grid.spec, Weight(dataflow.weight, axis)
     specs = {bits: replace(spec, bits=bits, channel_axis=axis) for bits in sorted({*WIDTHS, spec.bits})}
     grids = {b: choose_weight_qparams(alone, {name: s}, subject.weight_observer)[name] for b, s in specs.items()}
-    return {bits: sqnr_db(sum(values.errors(grid))) for bits, grid in grids.items()}
+    return {bits: sqnr_db(1.0, sum(values.errors(grid))).item() for bits, grid in grids.items()}
 
 
 def _study_activations(subject: Subject, dataflow: Dataflow) -> dict[str, TensorStudy]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from quant_sweep.arithmetic.affine import sqnr_db
 from quant_sweep.explain.layer import Explanation
 from quant_sweep.explain.plots import (
     channel_ranges,
@@ -14,7 +15,7 @@ from quant_sweep.explain.plots import (
     trade_off_curve,
 )
 from quant_sweep.explain.steps import Extent
-from quant_sweep.explain.tensor_study import TensorStudy, sqnr_db
+from quant_sweep.explain.tensor_study import TensorStudy
 from quant_sweep.explain.wording import decibels, number, percent, span, whole
 from quant_sweep.report.document import Block, Heading, Paragraph, Picture, Table
 
@@ -87,7 +88,7 @@ def _best_range(study: TensorStudy) -> str:
     if not all(math.isfinite(error) for error in total) or not any(total):
         return "There is nothing to trade: the tensor has no error, or no signal, on this grid."
     best = total.index(min(total))
-    gain = sqnr_db(total[best]) - sqnr_db(total[0])
+    gain = sqnr_db(total[0], total[best]).item()
     found = (
         f"the least is {percent(total[best])} where {percent(curve.kept[best])} of it is kept, "
         f"{percent(curve.rounding[best])} rounding and {percent(curve.clipping[best])} clipping: "

@@ -12,6 +12,7 @@ from quant_sweep.report.document import Block, Document, Heading, Items, Paragra
 from quant_sweep.report.kernels import NOTE, agreement_rows
 from quant_sweep.report.plots import accuracy_figure, heat_map
 from quant_sweep.report.points import Point
+from quant_sweep.report.remarks import remarks
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
 from quant_sweep.report.study import STUDY, study_rows
 
@@ -36,6 +37,7 @@ def page(sections: Sequence[Section], points: Sequence[Point]) -> Document:
         Heading("Accuracy by bits and observer"),
         _reading(sections),
         *_shared(points),
+        *map(Paragraph, remarks(points)),
     ]
     for section in sections:
         blocks += [Heading(section.title, level=3), pivot(section)]

@@ -22,7 +22,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda _: b"",
     "one count changed": lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:],
     "no header": lambda raw: raw[100:],
-    "digest of another": lambda raw: raw.replace(b'"digest":"', b'"digest":"0', 1),
+    "digest of another": lambda raw: raw.replace(b'digest\\": \\"', b'digest\\": \\"0', 1),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_networks import images, tiny
 
-from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db
+from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabytes
@@ -49,7 +49,7 @@ def test_numbers_are_those_of_the_grids(content) -> None:
     for point in graph.weights:
         weight, grid = graph.module.get_parameter(point.name).detach(), qparams[point.name]
         rows = table[table["name"] == point.name]
-        np.testing.assert_allclose(rows["sqnr_db"].to_numpy(float), sqnr_db(weight, grid).numpy())
+        np.testing.assert_allclose(rows["sqnr_db"].to_numpy(float), sqnr_db_of_values(weight, grid).numpy())
         np.testing.assert_array_equal(rows["clipped_fraction"].to_numpy(float), clipped_fraction(weight, grid).numpy())
 
 
@@ -58,7 +58,7 @@ def test_errors_of_activations_are_those_of_the_values(content) -> None:
     graph, qparams, summaries = content
     row = qparams_table(graph, qparams, summaries).set_index("name").loc["input"]
     values = torch.cat([images(8), images(8, seed=1)])
-    assert row["sqnr_db"] == pytest.approx(float(sqnr_db(values, qparams["input"])), abs=0.2)
+    assert row["sqnr_db"] == pytest.approx(float(sqnr_db_of_values(values, qparams["input"])), abs=0.2)
     assert row["clipped_fraction"] == pytest.approx(float(clipped_fraction(values, qparams["input"])), abs=1e-3)
 
 

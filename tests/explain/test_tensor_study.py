@@ -10,7 +10,7 @@ from explained import subject_of
 from small_networks import images
 
 from quant_sweep import observers
-from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range, sqnr_db
+from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.calibration.one_pass import choose_weight_qparams
 from quant_sweep.explain import Explanation, Subject, explain
@@ -75,7 +75,7 @@ def test_the_choice_of_the_run_is_its_grid(made: Subject, found: Explanation) ->
 def test_per_tensor_is_one_scale(made: Subject, found: Explanation) -> None:
     weight = made.graph.graph.constants["conv2.weight"]
     (grid,) = choose_weight_qparams(subject_of_one(made), {"conv2.weight": SPEC}, made.weight_observer).values()
-    assert found.channels.per_tensor[4] == pytest.approx(float(sqnr_db(weight, grid)))
+    assert found.channels.per_tensor[4] == pytest.approx(float(sqnr_db_of_values(weight, grid)))
     assert found.channels.per_tensor[4] < found.channels.per_channel[4]
 
 

@@ -4,9 +4,9 @@ import io
 
 import pytest
 from matplotlib.figure import Figure
+from ranking import table as ranking
 from rich.console import Console
 from runs_table import frame, run
-from test_sensitivity_report import table as ranking
 from whole_page import pictures_of
 
 from quant_sweep.report.document import Block, Chain, Document, Heading, Items, Paragraph, Picture, Table, spans

@@ -206,7 +206,7 @@ def _sums(operation: Convolution | Linear, weight: Tensor, zero: int) -> Callabl
 
     def sums(u: Tensor) -> Tensor:
         padded = pad_with(spread(u), around, zero).to(torch.int32)
-        return convolve(padded, kernel, None, direct.stride, 0, 1, direct.groups)  # type: ignore[no-any-return,operator]
+        return convolve(padded, kernel, None, direct.stride, 0, 1, direct.groups)
 
     return sums
 
