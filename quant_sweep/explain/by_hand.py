@@ -71,7 +71,7 @@ class Requantization:
 @final
 @dataclass(frozen=True)
 class Stage:
-    """What a value is after a step behind the layer: simulated, as a code if it lies on a grid, and in the float
+    """A value after one of the steps that follow the layer: simulated, its code if it lies on a grid, and in the float
     network."""
 
     step: str
@@ -82,7 +82,7 @@ class Stage:
 
 @final
 @dataclass(frozen=True)
-class Carried:
+class Example:
     """One output value.
 
     Attributes:
@@ -100,7 +100,7 @@ class Carried:
         simulated_code: the code that it is rounded to; None where the result stays in float.
         engine_code: what the engine of the run wrote; None where it has no codes or the result stays in float.
         original: the same value in the float network.
-        after: what happens to it behind the layer.
+        after: the steps that follow the layer.
     """
 
     why: str
@@ -122,14 +122,14 @@ class Carried:
     after: tuple[Stage, ...]
 
 
-def carry_some(integer: IntegerLayer, stages: Stages, recording: Recording) -> tuple[Carried, ...]:
-    """Choose a few outputs of a recorded batch, always the same, and show how each is computed.
+def examples_of(integer: IntegerLayer, stages: Stages, recording: Recording) -> tuple[Example, ...]:
+    """A few outputs of a recorded batch, always the same ones, with all intermediate results.
 
     Args:
         stages: of that batch.
     """
     return tuple(
-        _carry(why, place, integer, stages, recording) for why, place in _chosen(integer, stages, recording).items()
+        _example(why, place, integer, stages, recording) for why, place in _chosen(integer, stages, recording).items()
     )
 
 
@@ -178,7 +178,7 @@ def _extreme(values: Tensor, among: Tensor, fraction: float) -> _Place | None:
     return tuple(int(index) for index in torch.unravel_index(first, values.shape))
 
 
-def _carry(why: str, place: _Place, integer: IntegerLayer, stages: Stages, recording: Recording) -> Carried:
+def _example(why: str, place: _Place, integer: IntegerLayer, stages: Stages, recording: Recording) -> Example:
     dataflow, accumulate = integer.dataflow, integer.accumulate
     step, channel = dataflow.step, place[dataflow.channel_axis]
     on_grid = step.out.grid is not None
@@ -188,7 +188,7 @@ def _carry(why: str, place: _Place, integer: IntegerLayer, stages: Stages, recor
         shifted = int(accumulate.shifted(stages.sums).expand_as(stages.sums)[place])
         correction, bias_code = int(accumulate.correction.flatten()[channel]), int(accumulate.bias.flatten()[channel])
     engine = recording.engine_codes(step.out)
-    return Carried(
+    return Example(
         why=why,
         place=place,
         terms=terms_of(integer, place, recording),
@@ -205,9 +205,7 @@ def _carry(why: str, place: _Place, integer: IntegerLayer, stages: Stages, recor
         simulated_code=int(recording.simulated_codes(step.out)[place]) if on_grid else None,
         engine_code=None if engine is None else int(engine[place]),
         original=float(recording.in_float(step.out)[place]),
-        after=tuple(
-            _stage(dataflow.labels[behind.out.name], behind.out, place, recording) for behind in dataflow.after
-        ),
+        after=tuple(_stage(dataflow.labels[later.out.name], later.out, place, recording) for later in dataflow.after),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a layer stands in the quantized network: what it reads, what is fused into it, what is done with its output.
+"""The place of a layer in the quantized network: what it reads, what is fused into it, what is done with its output.
 
 Nothing is decided here: `engines.lowering` says what is computed on codes and what in float, this reads it off.
 """
@@ -38,7 +38,7 @@ _WEIGHT = ".weight"
 @final
 @dataclass(frozen=True, eq=False)
 class Dataflow:
-    """One layer of a quantized network with its neighbourhood.
+    """One layer of a quantized network, with what comes before and after it.
 
     Attributes:
         step: what it reads, adds, cuts off and writes.
@@ -87,7 +87,7 @@ class Dataflow:
 
     @property
     def on_grid(self) -> Value | None:
-        """The first value behind the sum that lies on a grid; None if the result stays in float, as logits do."""
+        """The first value after the sum that lies on a grid; None if the result stays in float, as logits do."""
         outs = (self.step.out, *(step.out for step in self.after))
         return next((value for value in outs if value.grid is not None), None)
 
@@ -115,7 +115,7 @@ def find_layer(graph: QuantGraph, qparams: Mapping[str, QParams], layer: str) ->
         after=after,
         written={value.name: name for name, value in lowered.quantized.items()},
         moved=_moved(lowered),
-        labels={behind.out.name: _label(behind, graph.graph) for behind in after},
+        labels={later.out.name: _label(later, graph.graph) for later in after},
         folded=graph.fusion.value != "none",
     )
 
@@ -153,7 +153,7 @@ def _moved(lowered: Lowered) -> dict[str, str]:
 
 
 def _after(step: Layer, lowered: Lowered) -> list[Step]:
-    """The steps behind a layer up to its activation function, which may be part of the layer."""
+    """The steps after a layer up to its activation function, which may be part of the layer."""
     steps: list[Step] = []
     value, activated = step.out, any(math.isfinite(limit) for limit in step.limits)
     while not activated:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
-from quant_sweep.explain.by_hand import Carried, carry_some
+from quant_sweep.explain.by_hand import Example, examples_of
 from quant_sweep.explain.dataflow import Dataflow
 from quant_sweep.explain.integer_layer import IntegerLayer, Stages, bits_needed
 from quant_sweep.explain.recording import Recording, Subject, record
@@ -86,7 +86,7 @@ class Arithmetic:
     stored: str
     steps: tuple[Intermediate, ...]
     registers: tuple[Register, ...]
-    numbers: tuple[Carried, ...]
+    numbers: tuple[Example, ...]
     agreements: tuple[Agreement, ...]
 
 
@@ -101,11 +101,11 @@ def follow(subject: Subject, dataflow: Dataflow, batches: Iterable[Tensor]) -> A
         InputError: there is no batch.
     """
     integer = IntegerLayer.of(subject.graph, dataflow)
-    images, seen, numbers = 0, list[_Batch](), tuple[Carried, ...]()
+    images, seen, numbers = 0, list[_Batch](), tuple[Example, ...]()
     for batch in batches:
         recording = record(subject, batch, dataflow)
         stages = integer.run(*recording.codes_read())
-        numbers = numbers or carry_some(integer, stages, recording)
+        numbers = numbers or examples_of(integer, stages, recording)
         seen.append(_Batch.of(integer, stages, recording, subject.engine))
         images += len(batch)
     if not seen:

@@ -47,6 +47,7 @@ class Explanation:
     Attributes:
         layer: its name.
         operation: the layer itself, and shape the shape of its weight.
+        calls: how often the network calls it; the arithmetic is that of the first call.
         setting: what was asked for, as on the command line.
         arithmetic: what images become in it.
         weight: the weight and what observers make of it; `in_steps` its histogram in units of its scale.
@@ -57,6 +58,7 @@ class Explanation:
     layer: str
     operation: Operation
     shape: tuple[int, ...]
+    calls: int
     setting: Mapping[str, str]
     arithmetic: Arithmetic
     weight: TensorStudy
@@ -82,6 +84,7 @@ def explain(subject: Subject, layer: str, batches: Iterable[Tensor], setting: Ma
         layer=layer,
         operation=dataflow.step.operation,
         shape=tuple(dataflow.weight.shape),
+        calls=dataflow.calls,
         setting=setting,
         arithmetic=follow(subject, dataflow, batches),
         weight=_study_weight(subject, dataflow),

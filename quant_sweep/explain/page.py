@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quant_sweep.explain.by_hand import Carried, Requantization, Term
+from quant_sweep.explain.by_hand import Example, Requantization, Term
 from quant_sweep.explain.follow import Arithmetic
 from quant_sweep.explain.layer import Explanation
 from quant_sweep.explain.steps import Extent, Intermediate
@@ -20,8 +20,9 @@ def page(explanation: Explanation) -> Document:
     """The whole page of one layer."""
     setting = " ".join(f"`{name}={value}`" for name, value in explanation.setting.items())
     kind = layer_kind(explanation.operation, explanation.shape)
+    first = f" (the first of {explanation.calls} calls)" if explanation.calls > 1 else ""
     blocks: list[Block] = [
-        Paragraph(f"{kind[0].upper()}{kind[1:]}; {setting}"),
+        Paragraph(f"{kind[0].upper()}{kind[1:]}{first}; {setting}"),
         *_dataflow(explanation.arithmetic),
         *_accumulator(explanation.arithmetic),
         *_numbers(explanation.arithmetic),
@@ -64,10 +65,10 @@ def _row(step: Intermediate) -> tuple[str, ...]:
 
 
 def _boxes(arithmetic: Arithmetic) -> tuple[tuple[str, ...], ...]:
-    """The few lines of the dataflow that a reader should remember."""
+    """The main lines of the dataflow."""
     main = ("input", "input codes", "accumulator", "before the clamp", "output codes", "dequantized")
-    behind = arithmetic.steps[-len(arithmetic.numbers[0].after) :] if arithmetic.numbers[0].after else ()
-    chosen = [step for step in arithmetic.steps if step.step in main or step in behind]
+    after = arithmetic.steps[-len(arithmetic.numbers[0].after) :] if arithmetic.numbers[0].after else ()
+    chosen = [step for step in arithmetic.steps if step.step in main or step in after]
     return tuple(_box(step) for step in chosen)
 
 
@@ -90,15 +91,15 @@ def _accumulator(arithmetic: Arithmetic) -> list[Block]:
         else f"An input that needs {needed} bits is possible: 32 bits are not enough."
     )
     shift = (
-        " The accumulator is kept in units of `s_x · s_w / 2^k`: as fine as rounding the bias needs, or as coarse as a "
-        "large bias needs to fit."
+        " The accumulator is kept in units of `s_x · s_w / 2^k`: so fine that rounding the bias does not show in the "
+        "result, or so coarse that a large bias fits into 32 bits."
         if any(n.shift for n in arithmetic.numbers)
         else ""
     )
     note = (
         f"Each output is a sum of {arithmetic.terms} products. Bits are those of a signed register, its sign "
-        "included. At worst means: if every code were the one that drives the sum furthest. Partial sums may wrap "
-        f"around on the way, in two's complement only the end has to fit. {verdict}{shift}"
+        "included. At worst means: if every code were the one that drives the sum furthest. Partial sums may "
+        f"overflow: in two's complement only the final sum has to fit. {verdict}{shift}"
     )
     return [Heading("What the accumulator needs"), table, Paragraph(note)]
 
@@ -125,14 +126,14 @@ def _numbers(arithmetic: Arithmetic) -> list[Block]:
     ]
     if numbers[0].simulated_code is not None:
         rows.append(("`simulate`, its code", *(_code(n.simulated_code) for n in numbers)))
-    if any(n.engine_code is not None for n in numbers):
+    if arithmetic.agreements and any(n.engine_code is not None for n in numbers):
         name = arithmetic.agreements[-1].other
         rows.append((f"`{name}`, its code", *(_code(n.engine_code) for n in numbers)))
-    table = Table(("", *(n.why for n in numbers)), tuple(rows + _behind(numbers)))
-    return [Heading("Numbers carried through by hand"), table, Paragraph(" ".join(_agreement(arithmetic)))]
+    table = Table(("", *(n.why for n in numbers)), tuple(rows + _after(numbers)))
+    return [Heading("Numbers computed by hand"), table, Paragraph(" ".join(_agreement(arithmetic)))]
 
 
-def _summed(numbers: Sequence[Carried], x: str) -> list[tuple[str, ...]]:
+def _summed(numbers: Sequence[Example], x: str) -> list[tuple[str, ...]]:
     """From the products to the accumulator."""
     rows: list[tuple[str, ...]] = [(f"`Σ {x} · q_w`", *(whole(n.sum) for n in numbers))]
     shifted = any(n.shift for n in numbers)
@@ -165,7 +166,7 @@ def _requantized(numbers: Sequence[Requantization]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _behind(numbers: Sequence[Carried]) -> list[tuple[str, ...]]:
+def _after(numbers: Sequence[Example]) -> list[tuple[str, ...]]:
     rows = []
     for stages in zip(*(n.after for n in numbers), strict=True):
         label = stages[0].step
@@ -189,6 +190,8 @@ def _agreement(arithmetic: Arithmetic) -> list[str]:
         parts = [
             f"{whole(a.differing)} ({percent(a.differing / a.compared)}) differ from those of `{a.other}`, "
             f"by {a.largest} at most"
+            if a.differing
+            else f"none differs from those of `{a.other}`"
             for a in arithmetic.agreements
         ]
         sentences.append(
@@ -199,8 +202,8 @@ def _agreement(arithmetic: Arithmetic) -> list[str]:
 
 
 def _whole_sum(arithmetic: Arithmetic) -> list[Block]:
-    carried = arithmetic.numbers[0]
-    terms = carried.terms
+    example = arithmetic.numbers[0]
+    terms = example.terms
     lines = [terms[i : i + _PER_LINE] for i in range(0, len(terms), _PER_LINE)]
     cut = len(terms) > _TERMS_SHOWN
     shown = [*lines[:2], *lines[-1:]] if cut else lines
@@ -208,7 +211,7 @@ def _whole_sum(arithmetic: Arithmetic) -> list[Block]:
     if cut:
         middle = [term for line in lines[2:-1] for term in line]
         rows.insert(2, (f"… {len(middle)} more …", whole(sum(term.product for term in middle))))
-    rows.append((f"`Σ {arithmetic.stored} · q_w`", whole(carried.sum)))
+    rows.append((f"`Σ {arithmetic.stored} · q_w`", whole(example.sum)))
     order = f"Every product of the first number, in the order of the weight's entries: `{arithmetic.stored} × q_w`."
     note = order + _padding(terms)
     table = Table(("products", "sum"), tuple(rows), words=("products",))
@@ -229,12 +232,12 @@ def _signed(code: int) -> str:
     return f"(−{-code})" if code < 0 else str(code)
 
 
-def _largest(carried: Carried) -> Term:
-    return max(carried.terms, key=lambda term: abs(term.x * term.weight))
+def _largest(example: Example) -> Term:
+    return max(example.terms, key=lambda term: abs(term.x * term.weight))
 
 
-def _place(carried: Carried) -> str:
-    return ", ".join(str(index) for index in carried.place)
+def _place(example: Example) -> str:
+    return ", ".join(str(index) for index in example.place)
 
 
 def _code(code: int | None) -> str:

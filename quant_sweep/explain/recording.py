@@ -45,7 +45,7 @@ class Subject:
 @final
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One batch on its way through a layer and what follows it.
+    """One batch on its way through a layer and what comes after it.
 
     Attributes:
         dataflow: of the layer.

@@ -81,12 +81,16 @@ class Intermediate:
 
 def formulas(integer: IntegerLayer) -> tuple[str, str]:
     """Of the sum of products and of the accumulator."""
-    x, shifted = stored_input(integer), bool(integer.shifts.any())
-    power = "2^k · " if shifted else ""
+    products, zero = f"Σ {stored_input(integer)} · q_w", integer.source.zero
+    centred = f"{products} − {zero} · Σ q_w" if zero else products
     bias = " + b_q" if integer.dataflow.bias is not None and not integer.refusal else ""
-    zero = integer.source.zero
-    correction = f" − {power}{zero} · Σ q_w" if zero else ""
-    return f"Σ {x} · q_w", f"acc = {power}Σ {x} · q_w{correction}{bias}"
+    if not integer.shifts.any():
+        return products, f"acc = {centred}{bias}"
+    if not zero:
+        return products, f"acc = 2^k · {products}{bias}"
+    if int(integer.shifts.min()) >= 0:
+        return products, f"acc = 2^k · ({centred}){bias}"
+    return products, f"acc = 2^k · {products} − 2^k · {zero} · Σ q_w{bias}"  # each product rounded where k < 0
 
 
 def _exact_formula(integer: IntegerLayer) -> str:
@@ -112,8 +116,8 @@ def intermediates(integer: IntegerLayer, stages: Stages, recording: Recording) -
         *_sums(integer, stages, codes),
         *_results(integer, stages, recording),
     ]
-    for behind in flow.after:
-        lines.append(_behind(flow.labels[behind.out.name], behind, recording))
+    for later in flow.after:
+        lines.append(_after(flow.labels[later.out.name], later, recording))
     return tuple(lines)
 
 
@@ -169,7 +173,7 @@ def _results(integer: IntegerLayer, stages: Stages, recording: Recording) -> Ite
     if isinstance(integer.kernel, Requantized):
         yield from _requantized(integer.kernel, integer, stages, recording)
     elif isinstance(integer.kernel, Logits) and stages.scaled is not None:
-        formula = f"`round(acc · M)`, `M = unit / s_y`, one `s_y` for all channels, {_factors(integer.kernel)}"
+        formula = f"`round(acc · M)`, `M = unit / s_y`, one `s_y` for all channels, {_range_of_m(integer.kernel)}"
         line = _register("on one scale", formula, tuple(stages.scaled.shape), Extent.of(stages.scaled))
         yield replace(line, real=Extent.of(stages.real), scale=Extent(integer.kernel.scale, integer.kernel.scale))
         yield _real("dequantized", "`s_y · round(acc · M)`, in float from here", stages.real)
@@ -194,7 +198,7 @@ def _requantized(
     assert stages.codes is not None
     fine = kernel.fine_steps
     unit = "" if fine == 1 else f" · {_power_of_2(fine)}"
-    formula = f"`round(acc · M)`, `M = unit / s_y{unit}`, {_factors(kernel)}"
+    formula = f"`round(acc · M)`, `M = unit / s_y{unit}`, {_range_of_m(kernel)}"
     name = "in steps of the output" if fine == 1 else "in fine steps of the output"
     yield _in_steps(name, formula, stages.scaled, step.out.grid, fine)
     if step.residual is not None and stages.residual is not None:
@@ -213,9 +217,9 @@ def _requantized(
     yield _real("dequantized", "`s_y · (q_y − z_y)`, what its readers see", stages.real)
 
 
-def _factors(kernel: Requantized | Logits) -> str:
-    factor = kernel.factor.real
-    return f"{factor.min():.3g} to {factor.max():.3g}"
+def _range_of_m(kernel: Requantized | Logits) -> str:
+    lowest, highest = (f"{end:.3g}" for end in torch.aminmax(kernel.factor.real))
+    return f"`M` = {lowest}" if lowest == highest else f"`M` from {lowest} to {highest}"
 
 
 def _in_steps(step: str, formula: str, values: Tensor, grid: QParams, fine: int) -> Intermediate:
@@ -235,7 +239,7 @@ def _clamp_note(limits: tuple[float, float]) -> str:
     return ", the ReLU is its lower end" if limits == (0.0, math.inf) else f", the {clamp_name(*limits)} is this clamp"
 
 
-def _behind(label: str, step: Step, recording: Recording) -> Intermediate:
+def _after(label: str, step: Step, recording: Recording) -> Intermediate:
     if step.out.grid is None:
         return _real(label, "in float", recording.before_rounding(step.out))
     return _codes(label, "rounded", recording.codes(step.out), step.out.grid)

@@ -99,7 +99,7 @@ def _best_range(study: TensorStudy) -> str:
     return (
         "A narrower range makes every step finer, so rounding costs less, and leaves more values outside, which are "
         f"clipped. On {study.spec.bits} bits the whole range costs {percent(total[0])} of the signal's power; {found}. "
-        "An observer that moves one end alone, or every channel differently, stands beside the curve."
+        "An observer that moves one end alone, or every channel differently, lies beside the curve."
     )
 
 

@@ -51,7 +51,7 @@ class Table:
 
     Attributes:
         rows: each as long as `headers`; the first cell says what the row is.
-        strong: (row, column) of each cell that stands out.
+        strong: (row, column) of each cell to be emphasised.
         words: the headers of columns that hold words and not numbers, beside the first.
     """
 
@@ -91,7 +91,7 @@ Block = Heading | Paragraph | Items | Table | Chain | Picture
 @final
 @dataclass(frozen=True)
 class Document:
-    """A title, and what stands below it."""
+    """A title, and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]

@@ -12,7 +12,7 @@ from quant_sweep.arithmetic.affine import dequantize, fake_quantize, quantize
 from quant_sweep.engines import Int8, Integer
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.explain import Subject
-from quant_sweep.explain.by_hand import Carried, Requantization, carry_some
+from quant_sweep.explain.by_hand import Example, Requantization, examples_of
 from quant_sweep.explain.dataflow import find_layer, tensor_of
 from quant_sweep.explain.follow import Arithmetic, follow
 from quant_sweep.explain.integer_layer import IntegerLayer
@@ -31,9 +31,9 @@ def recorded(made: Subject, layer: str, batch: Tensor | None = None) -> tuple[In
     return IntegerLayer.of(made.graph, flow), record(made, images(2, seed=5) if batch is None else batch, flow)
 
 
-def carried(made: Subject, layer: str, batch: Tensor | None = None) -> tuple[Carried, ...]:
+def carried(made: Subject, layer: str, batch: Tensor | None = None) -> tuple[Example, ...]:
     integer, recording = recorded(made, layer, batch)
-    return carry_some(integer, integer.run(*recording.codes_read()), recording)
+    return examples_of(integer, integer.run(*recording.codes_read()), recording)
 
 
 def tensors(made: Subject, batch: Tensor) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def test_every_number_is_that_of_the_engine(kind: str, bits: int, scheme: str) -
     for layer in (layer for network, layer in CASES if network == kind):
         integer, recording = recorded(made, layer, batch)
         step, stages = integer.dataflow.step, integer.run(*recording.codes_read())
-        numbers = carry_some(integer, stages, recording)
+        numbers = examples_of(integer, stages, recording)
         if step.out.grid is None:
             assert torch.equal(stages.real.float(), logits)
         else:
@@ -136,7 +136,7 @@ def moved(x: int, places: int) -> int:
     return x * 2**places if places >= 0 else half_away(x, 2**-places)
 
 
-def _check_code(number: Carried, step: Requantization, grid: Any, lowest: int) -> None:
+def _check_code(number: Example, step: Requantization, grid: Any, lowest: int) -> None:
     expected = step.product
     if step.residual_product is not None:
         expected = half_away(step.product + step.residual_product, 2**12)

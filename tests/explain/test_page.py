@@ -77,7 +77,7 @@ def test_terminal(conv1: Document, width: int) -> None:
         if isinstance(block, Heading):
             assert block.text.split()[0] in shown
     if width == 200:
-        for heading in ("accumulator", "Numbers carried through by hand", "of 32"):
+        for heading in ("accumulator", "Numbers computed by hand", "of 32"):
             assert heading in shown
 
 
