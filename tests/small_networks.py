@@ -1,16 +1,17 @@
 """Small networks with everything that quantization meets, and the slow obvious way to quantize them."""
 
-import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph import QuantGraph
+from quant_sweep.graph import INPUT, QuantGraph
 from quant_sweep.models import resnet20
 
 
@@ -55,23 +56,28 @@ def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-class SlowTwin(fx.Interpreter):
-    """Runs a graph node by node; a reader of a quantization point sees what `affine.fake_quantize` makes of it."""
+class SlowTwin:
+    """Runs a graph node by node; a reader of a quantizer sees what `affine.fake_quantize` makes of the tensor.
+
+    Attributes:
+        values: what every node made of the last images, by name, before any quantizer.
+    """
 
     def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
-        module = copy.deepcopy(graph.module)
-        with torch.no_grad():
-            for point in graph.weights:
-                weight = module.get_parameter(point.name)
-                weight.copy_(fake_quantize(weight, qparams[point.name]))
-        super().__init__(module)
-        self.grids = {
-            (point.node, reader): qparams[point.name] for point in graph.activations for reader in point.readers
+        self.graph = graph.graph
+        self.constants = {
+            name: fake_quantize(value, qparams[name]) if name in {q.name for q in graph.weights} else value
+            for name, value in graph.graph.constants.items()
         }
+        self.grids = {(q.name, reader): qparams[q.name] for q in graph.activations for reader in q.readers}
+        self.values: dict[str, Any] = {}
 
-    def fetch_args_kwargs_from_env(self, n: fx.Node):
-        def read(source: fx.Node):
-            grid = self.grids.get((source.name, n.name))
-            return self.env[source] if grid is None else fake_quantize(self.env[source], grid)
+    def run(self, x: Tensor) -> Any:
+        self.values = {INPUT: x, **self.constants}
+        for node in self.graph.nodes:
+            self.values[node.name] = node.operation(*[self._read(name, node.name) for name in node.inputs])
+        return pytree.tree_unflatten([self.values[name] for name in self.graph.outputs], self.graph.structure)
 
-        return fx.node.map_arg(n.args, read), fx.node.map_arg(n.kwargs, read)
+    def _read(self, name: str, reader: str) -> Any:
+        grid = self.grids.get((name, reader))
+        return self.values[name] if grid is None else fake_quantize(self.values[name], grid)

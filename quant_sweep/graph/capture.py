@@ -28,7 +28,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.graph.functional import functional
 from quant_sweep.graph.graph import INPUT, Graph, Node, pruned
 from quant_sweep.graph.interpret import Network, relative_difference
-from quant_sweep.graph.normalize import Constant, base_name, is_tensor, recorded, same_as_input, shape_of_one
+from quant_sweep.graph.normalize import Constant, base_name, is_tensor, maker_of, recorded, same_as_input, shape_of_one
 from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Operation
 
 _MOST_IMAGES = 4096  # of a batch, as torch.export wants to know it; nothing here depends on it
@@ -90,6 +90,7 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
     with torch.no_grad():
         outputs = _outputs_for_single_images(own, images[:_COMPARED], name, tolerance)
         program = functional(_exported(own, images, name))
+        program.graph.eliminate_dead_code()  # indices of max-pooling that nobody reads
         captured = Captured(_graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
     captured.check(captured.graph, "the captured network")
     return captured
@@ -252,7 +253,8 @@ class _Reading:
         path = _path(node)
         if node in self.ends and _is_layer(self.modules.get(path)):
             return path
-        return ".".join(part for part in (path, base_name(node)) if part)
+        several = "" if is_tensor(node) else "tensors"  # the plain name is for the one that may be read of them
+        return ".".join(part for part in (path, base_name(maker_of(node)), several) if part)
 
     def _unique(self, stem: str) -> str:
         """<stem>.output; further calls of the same module or function get _1, _2, ..."""
@@ -267,7 +269,7 @@ class _Reading:
         wanted = in_module or f"{tensor.removesuffix('.output')}.{role or 'constant'}"
         names = (wanted if not i else _numbered(wanted, i) for i in itertools.count())
         name = next(n for n in names if n not in self.named or _same(self.named[n], constant.value))
-        self.named[name] = constant.value
+        self.named[name] = constant.value.contiguous()
         return name
 
     def _name_in_module(self, constant: Constant, path: str, role: str) -> str:

@@ -175,12 +175,14 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
     """A record of the very call, whose sizes may depend on the number of images."""
     inputs = [source for source in node.all_input_nodes if not _is_size(source)]
     grows = any(times_images(source.meta["val"])[1] for source in node.all_input_nodes if _is_size(source))
+    counted = next((i for i, source in enumerate(inputs) if grows and _has_one_row_an_image(source)), len(inputs))
+    images = (_network_input(node.graph),) if grows and counted == len(inputs) else ()
 
     def template(argument: Any) -> Any:
         match argument:
             case fx.Node() if _is_size(argument):
                 times, of_images = times_images(argument.meta["val"])
-                return Images(times) if of_images else times
+                return Images(times, counted) if of_images else times
             case fx.Node():
                 return Slot(inputs.index(argument))
             case list() | tuple():
@@ -196,12 +198,16 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
     assert callable(target)
     args = tuple(template(arg) for arg in node.args)
     kwargs = tuple((name, template(value)) for name, value in node.kwargs.items())
-    images = (_network_input(node.graph),) if grows else ()
     return kind(Call(_pure(target), args, kwargs)), (*inputs, *images)
 
 
 def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), int | torch.SymInt)
+
+
+def _has_one_row_an_image(node: fx.Node) -> bool:
+    """Whether axis 0 of a tensor counts the images."""
+    return is_tensor(node) and node.meta["val"].dim() > 0 and times_images(node.meta["val"].shape[0]) == (1, True)
 
 
 def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -416,6 +422,15 @@ def _linear_of(
 # -- items of operators that return several tensors --
 
 
+def maker_of(node: fx.Node) -> fx.Node:
+    """The node that a tensor is named after: an operator that returns more, where only its first tensor is read."""
+    if node.target is operator.getitem:
+        parent = node.args[0]
+        if isinstance(parent, fx.Node) and base_name(parent) in _FIRST_ITEM and _only_first_item_is_read(parent):
+            return parent
+    return node
+
+
 def _item(node: fx.Node, constants: Constants) -> Recorded:
     parent, index = node.args
     assert isinstance(parent, fx.Node)
@@ -429,7 +444,7 @@ def _item(node: fx.Node, constants: Constants) -> Recorded:
 
 
 def _only_first_item_is_read(parent: fx.Node) -> bool:
-    return all(user.target is operator.getitem and user.args[1] == 0 for user in parent.users)
+    return all(user.target is operator.getitem and (user.args[1] == 0 or not user.users) for user in parent.users)
 
 
 def _part(parent: fx.Node, index: int) -> Recorded | None:

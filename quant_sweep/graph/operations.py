@@ -260,9 +260,10 @@ class Slot:
 @final
 @dataclass(frozen=True)
 class Images:
-    """Stands for a size: so many times the number of images, which is read from axis 0 of the last input."""
+    """Stands for a size: so many times the number of images, which is the length of axis 0 of the input `position`."""
 
     times: int
+    position: int
 
 
 @final
@@ -294,8 +295,8 @@ def _filled_in(argument: Any, inputs: tuple[Any, ...]) -> Any:
     match argument:
         case Slot(position):
             return inputs[position]
-        case Images(times):
-            return times * inputs[-1].shape[0]
+        case Images(times, position):
+            return times * inputs[position].shape[0]
         case SameDevice():
             return inputs[-1].device
         case tuple():

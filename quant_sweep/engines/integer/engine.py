@@ -149,11 +149,12 @@ def _check_integer_only(graph: QuantGraph, lowered: Lowered) -> None:
     if lowered.float_tensors:
         advice = "fusion=bn or conv_bn_relu, or engine=simulate" if graph.fusion.value == "none" else "engine=simulate"
         raise InputError(f"engine=integer: {lowered.float_tensors[0]} is computed in float; use {advice}")
-    first, *steps = lowered.steps[:-1] or [None]
-    last = lowered.steps[-1]
+    first, *steps, last = [*lowered.steps, None, None][: max(len(lowered.steps), 2)]
     begins = isinstance(first, Quantize) and first.x is lowered.given
     ends = isinstance(last, Layer) and last.out.grid is None and lowered.outputs == (last.out,)
-    within = not any(isinstance(step, Quantize | Dequantize | Compute) for step in steps)
+    within = not any(
+        isinstance(step, Quantize | Dequantize | Compute) or lowered.given in step.inputs for step in steps
+    )
     if not (begins and within and ends):
         raise InputError(
             "engine=integer: the network must begin with quantized images and end with a layer's sums; "

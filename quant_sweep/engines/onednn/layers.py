@@ -35,7 +35,7 @@ def layer_kernel(step: Layer, constants: Mapping[str, Tensor], grid: QParams, ov
         grid: of the layer's weight.
         overwrite: whether the residual may be written over.
     """
-    weight = quantize(constants[step.weight], grid).to(torch.int8)
+    weight = quantize(constants[step.weight], grid).to(torch.int8).contiguous()  # qlinear_prepack assumes it
     bias = None if step.bias is None else constants[step.bias].clone()
     scales = grid.scale.reshape(-1)
     if isinstance(step.operation, Linear):
