@@ -188,6 +188,6 @@ def test_wheel_holds_the_configs(tmp_path: Path) -> None:
     wanted |= {f"quant_sweep/conf/weight_observer/{name}.yaml" for name in names("observer")}  # rglob follows no link
     assert "quant_sweep/conf/config.yaml" in wanted
     assert wanted <= inside
-    assert {"quant_sweep/cli/sweep.py", "quant_sweep/sweep/run.py", "quant_sweep/explain/page.html"} <= inside
+    assert {"quant_sweep/cli/sweep.py", "quant_sweep/sweep/run.py", "quant_sweep/report/document.html"} <= inside
     assert "quant_sweep/py.typed" in inside
     assert any(name.endswith("/licenses/LICENSE") for name in inside)

@@ -16,10 +16,10 @@ from quant_sweep.data import CalibrationImages
 from quant_sweep.engines import Flow
 from quant_sweep.errors import InputError
 from quant_sweep.explain import Explanation, Subject, check_layer, explain
-from quant_sweep.explain.markdown import markdown
 from quant_sweep.explain.page import page
-from quant_sweep.explain.story import story
-from quant_sweep.explain.terminal import print_document
+from quant_sweep.report.html import html
+from quant_sweep.report.markdown import markdown
+from quant_sweep.report.terminal import print_document
 from quant_sweep.runtime.atomic_file import replacing
 from quant_sweep.sweep.point import Point, read_point
 from quant_sweep.sweep.prepare import prepare
@@ -34,13 +34,12 @@ def main() -> None:
 
 def explain_layer(cfg: DictConfig) -> None:
     """Explain `layer`, and leave the page below `outputs_dir`."""
-    document = story(explanation_of(cfg))
-    console = Console()
-    print_document(document, console)
+    document = page(explanation_of(cfg))
+    print_document(document, Console())
     folder = Path(cfg.outputs_dir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", cfg.layer)
-    for suffix, content in ((".md", markdown(document)), (".html", page(document))):
+    for suffix, content in ((".md", markdown(document)), (".html", html(document))):
         path = folder / f"{name}{suffix}"
         with replacing(path) as unfinished:
             unfinished.write_text(content, encoding="utf-8")

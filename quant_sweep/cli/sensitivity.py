@@ -11,16 +11,17 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from torch import Tensor
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
-from quant_sweep.cli.report import print_markdown
 from quant_sweep.cli.sweep_schema import Sensitivity, Sweep
 from quant_sweep.data import DataSet, balanced_indices
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.sensitivity import measure_sensitivity, own_sqnr_db
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
+from quant_sweep.report.terminal import print_document
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.point import Point, read_point
@@ -71,7 +72,7 @@ def rank_layers(cfg: DictConfig) -> None:
                 report = build_sensitivity_report(table, folder)
                 for name in (_TABLE, _CHART):
                     record.file(folder / name, name)
-    print_markdown(report.text)
+    print_document(report.document, Console())
     print(f"Chart: {folder / _CHART}")
 
 

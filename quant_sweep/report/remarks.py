@@ -1,4 +1,4 @@
-"""What a reader of the numbers must know about single runs: what stayed in float, and which engine was not believed."""
+"""What a reader of the numbers must know about single runs: what stayed in float, and which engine was replaced."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def remarks(points: Sequence[Point]) -> list[str]:
     """One line for each distinct remark, in Markdown; [] if there is nothing to say."""
     finished = [point for point in points if point.status == "finished"]
     return [
-        *_told("float_weights", "these weights stay in float: ", finished),
-        *_told("float_tensors", "integer kernels leave these tensors in float: ", finished),
-        *_told("engine_fell_back", "`engine=auto` computed with simulate, for ", finished),
+        *_grouped("float_weights", "these weights stay in float: ", finished),
+        *_grouped("float_tensors", "integer kernels leave these tensors in float: ", finished),
+        *_grouped("engine_fell_back", "`engine=auto` computed with simulate, for ", finished),
     ]
 
 
-def _told(tag: str, text: str, points: Sequence[Point]) -> list[str]:
+def _grouped(tag: str, text: str, points: Sequence[Point]) -> list[str]:
     """The runs that share a tag's value, together."""
     by_value: dict[str, int] = {}
     for point in points:
