@@ -145,10 +145,10 @@ class _Types(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[torch.dtype] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.seen.update(leaf.dtype for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         return result
@@ -319,7 +319,7 @@ class _Reading:
         return name
 
     def _with_float_weights(self, node: Node, of_layers: set[str]) -> Node:
-        """The node, which reads weights of layers under other names if it is no layer: they are not quantized for it."""
+        """The node, which reads weights of layers under other names unless it is a layer: those are not quantized."""
         if isinstance(node.operation, Weighted) or of_layers.isdisjoint(node.inputs):
             return node
         renamed = {}

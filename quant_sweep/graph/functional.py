@@ -62,8 +62,10 @@ def _read_instead(call: fx.Node, made: object) -> None:
         return
     assert isinstance(made, Sequence)
     for user in list(call.users):
+        index = user.args[1]
         assert user.target is operator.getitem
-        user.replace_all_uses_with(made[user.args[1]])
+        assert isinstance(index, int)
+        user.replace_all_uses_with(made[index])
         user.graph.erase_node(user)
 
 

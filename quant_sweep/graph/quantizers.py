@@ -10,7 +10,7 @@ bn            BatchNorm folded. The output of each convolution and linear layer,
               value is rounded before *and* after the activation.
 conv_bn_relu  folded and fused. A layer's output is quantized once, after the residual add and the ReLU that can be
               done on its accumulator, and only for readers that lead to a layer through operations that integers
-              can do. Others (BatchNorm, layer norm, attention, products) read it in float: they gain nothing from codes.
+              can do. Others (BatchNorm, layer norm, attention, products) read it in float: codes are of no use to them.
 
 The outputs of the network, and what they alone go through (softmax, division by a constant, reshape), are never
 quantized: logits are compared, and clipping them costs accuracy for nothing.
