@@ -63,11 +63,17 @@ def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
         assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
 
+def _needed_by(choice: str) -> list[str]:
+    """What has to be typed with a choice: a factory, or the recipe of a data set that brings none of its own."""
+    group, _, name = choice.partition("=")
+    if choice == "model=custom":
+        return ["model.factory=m:f"]
+    return ["train=default"] if group == "data" and name not in names("train") else []
+
+
 @pytest.mark.parametrize("choice", choices(TRAIN_GROUPS))
 def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
-    settings = plain(
-        composed(choice, *(["model.factory=m:f"] if choice == "model=custom" else []), config="train_config")
-    )
+    settings = plain(composed(choice, *_needed_by(choice), config="train_config"))
     assert TrainConfig(**settings["train"]).epochs > 0
 
 
