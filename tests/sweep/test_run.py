@@ -13,7 +13,7 @@ from small_networks import shaken
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.data import digits, draw_calibration_images
 from quant_sweep.evaluation.evaluate import evaluate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.models import resnet20, write_checkpoint
 from quant_sweep.observers import FakeHist
 from quant_sweep.quantization.quantize import quantize
@@ -64,8 +64,8 @@ def test_records_what_the_library_gives(config: Config, folder: Path) -> None:
 
     data = digits(name="digits", size=8, mean=[0.3053], std=[0.3758], cache_dir=str(folder), test_fraction=0.25, seed=0)
     model = load_model(cfg.model, data).module
-    batches = draw_calibration_images(data, 64, 32, seed=0).batches(torch.device("cpu"))
-    calibration = calibrate(quantizable(model, Fusion.conv_bn_relu), batches)
+    batches = [*draw_calibration_images(data, 64, 32, seed=0).batches(torch.device("cpu"))]
+    calibration = calibrate(capture(model, batches[0], Fusion.conv_bn_relu), batches)
     quantized = quantize(calibration, bits=5, observer=FakeHist(), overrides={"input": 8})
     evaluation, original = (evaluate(network, data, data.test, 128) for network in (quantized.network, model))
     assert row["metrics.accuracy"] == evaluation.accuracy
