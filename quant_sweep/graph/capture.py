@@ -314,7 +314,10 @@ class _Reading:
         in_module = self._name_in_module(constant, path, role) if role else constant.parameter
         wanted = in_module or f"{tensor.removesuffix('.output')}.{role or 'constant'}"
         names = (wanted if not i else _numbered(wanted, i) for i in itertools.count())
-        name = next(n for n in names if n not in self.named or _same(self.named[n], constant.value))
+        name = next(
+            n for n in names if (_same(self.named[n], constant.value) if n in self.named else n not in self.taken)
+        )
+        self.taken.add(name)
         self.named[name] = constant.value.contiguous()
         return name
 
@@ -326,7 +329,9 @@ class _Reading:
         for name in of_layers.intersection(node.inputs):
             others = (_numbered(name, i) for i in itertools.count(1))
             value = self.named[name]
-            renamed[name] = next(n for n in others if n not in of_layers and self.named.setdefault(n, value) is value)
+            renamed[name] = next(n for n in others if n not in self.taken or self.named.get(n) is value)
+            self.taken.add(renamed[name])
+            self.named[renamed[name]] = value
         return replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
 
     def _name_in_module(self, constant: Constant, path: str, role: str) -> str:
