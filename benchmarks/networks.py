@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,22 @@ from quant_sweep.quantization.quantize import quantize
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 BITS = 8
-TIMM = ["resnet18d", "resnext50_32x4d", "legacy_seresnet18", "seresnet50", "regnetx_002", "regnety_002", "mobilenetv2_050", "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobileone_s0", "repvgg_a0", "efficientnet_lite0", "tf_efficientnet_lite0", "efficientnet_b0", "ghostnet_100", "mnasnet_050", "hardcorenas_a", "fbnetc_100", "lcnet_050", "tinynet_e", "mixnet_s", "rexnet_100", "dla34", "dla46_c", "hrnet_w18_small", "densenet121", "ese_vovnet19b_dw", "cspdarknet53", "darknet53", "convnext_atto", "convmixer_768_32", "inception_v3", "inception_v4", "xception41", "legacy_xception", "eca_nfnet_l0", "nf_regnet_b0", "resnetv2_50", "resnetv2_18", "resnetv2_50x1_bit", "mixer_s32_224", "vit_tiny_patch16_224", "fastvit_t8", "efficientvit_b0", "efficientvit_m0", "edgenext_xx_small", "skresnet18", "res2net50_26w_4s", "resnest14d", "gernet_s", "selecsls42", "dpn68", "levit_128s", "poolformer_s12", "repghostnet_050", "mobilevit_xxs", "repvit_m0_9", "efficientformerv2_s0", "vgg11_bn", "visformer_tiny", "swin_tiny_patch4_window7_224", "starnet_s1", "ghostnetv2_100", "tresnet_m"]
-TORCHVISION = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5", "squeezenet1_1", "googlenet", "densenet121", "regnet_x_400mf", "mnasnet0_5", "convnext_tiny", "vit_b_32", "swin_t", "maxvit_t", "alexnet", "vgg11_bn", "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b"]
+TIMM = (  # noqa: SIM905
+    "resnet18d resnext50_32x4d legacy_seresnet18 seresnet50 regnetx_002 regnety_002 mobilenetv2_050 "
+    "mobilenetv3_small_100 mobilenetv4_conv_small mobileone_s0 repvgg_a0 efficientnet_lite0 tf_efficientnet_lite0 "
+    "efficientnet_b0 ghostnet_100 mnasnet_050 hardcorenas_a fbnetc_100 lcnet_050 tinynet_e mixnet_s rexnet_100 "
+    "dla34 dla46_c hrnet_w18_small densenet121 ese_vovnet19b_dw cspdarknet53 darknet53 convnext_atto "
+    "convmixer_768_32 inception_v3 inception_v4 xception41 legacy_xception eca_nfnet_l0 nf_regnet_b0 resnetv2_50 "
+    "resnetv2_18 resnetv2_50x1_bit mixer_s32_224 vit_tiny_patch16_224 fastvit_t8 efficientvit_b0 efficientvit_m0 "
+    "edgenext_xx_small skresnet18 res2net50_26w_4s resnest14d gernet_s selecsls42 dpn68 levit_128s poolformer_s12 "
+    "repghostnet_050 mobilevit_xxs repvit_m0_9 efficientformerv2_s0 vgg11_bn visformer_tiny "
+    "swin_tiny_patch4_window7_224 starnet_s1 ghostnetv2_100 tresnet_m "
+).split()
+TORCHVISION = (  # noqa: SIM905
+    "resnet18 mobilenet_v2 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 squeezenet1_1 googlenet "
+    "densenet121 regnet_x_400mf mnasnet0_5 convnext_tiny vit_b_32 swin_t maxvit_t alexnet vgg11_bn fcn_resnet50 "
+    "deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large r3d_18 mc3_18 r2plus1d_18 s3d mvit_v1_b "
+).split()
 _SIZES = {"inception_v3": 299, "inception_v4": 299, "xception41": 299, "legacy_xception": 299}
 _FIXED_SIZE = ("vit", "swin", "mixer", "levit", "visformer", "efficientformer", "maxvit", "mvit", "convmixer")
 
@@ -65,8 +79,17 @@ class Row:
 class _EachLayerAlone(TorchFunctionMode):
     """Rounds what each call of a layer reads: watches the ranges of inputs first, then rounds."""
 
-    functions = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, F.linear, torch._C._nn.linear}
-    transposed = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+    functions: ClassVar = {
+        F.conv1d,
+        F.conv2d,
+        F.conv3d,
+        torch.conv1d,
+        torch.conv2d,
+        torch.conv3d,
+        F.linear,
+        torch._C._nn.linear,
+    }
+    transposed: ClassVar = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +232,8 @@ def rows(names: list[str], show: Callable[[Row], None]) -> Iterator[Row]:
 
 def table(found: list[Row]) -> str:
     head = [
-        "| network | capture, CPU s | float graph apart | layers | BatchNorms folded | float weights | 8 bits, dB | each layer alone, dB | int8 = simulate |",
+        "| network | capture, CPU s | float graph apart | layers | BatchNorms folded | float weights "
+        "| 8 bits, dB | each layer alone, dB | int8 = simulate |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in found:

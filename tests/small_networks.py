@@ -1,6 +1,8 @@
 """Small networks with everything that quantization meets, and the slow obvious way to quantize them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph import INPUT, QuantGraph
+from quant_sweep.graph import INPUT, Graph, QuantGraph
+from quant_sweep.graph.operations import Operation
 from quant_sweep.models import resnet20
 
 
@@ -47,13 +50,35 @@ def shaken(model: nn.Module) -> nn.Module:
         if isinstance(module, _BatchNorm):
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
     return model.eval()
 
 
 def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class _Watched(Operation):
+    """Shows what an operation reads."""
+
+    operation: Operation
+    show: Callable[[tuple[Any, ...]], None]
+
+    def __call__(self, *inputs: Any) -> Any:
+        self.show(inputs)
+        return self.operation(*inputs)
+
+
+def watched(graph: Graph, names: Collection[str], show: Callable[[str, tuple[Any, ...]], None]) -> Graph:
+    """The same graph, which shows what some of its nodes read, with their names, whenever they compute."""
+    nodes = (
+        replace(node, operation=_Watched(node.operation, partial(show, node.name))) if node.name in names else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes))
 
 
 class SlowTwin:

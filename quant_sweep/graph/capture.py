@@ -15,7 +15,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -23,13 +23,14 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant_sweep.errors import InputError
-from quant_sweep.graph.functional import functional
+from quant_sweep.graph.functional import functional, inlined
 from quant_sweep.graph.graph import INPUT, Graph, Node, pruned
 from quant_sweep.graph.interpret import Network, relative_difference
 from quant_sweep.graph.normalize import Constant, base_name, is_tensor, maker_of, recorded, same_as_input, shape_of_one
-from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Operation
+from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Operation, Weighted
 
 _MOST_IMAGES = 4096  # of a batch, as torch.export wants to know it; nothing here depends on it
 _COMPARED = 4  # images on which a graph is held against its model
@@ -86,12 +87,16 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
     name = type(model).__name__
     _check_inputs(model, name)
     own, images = _prepared(model, example)
-    tolerance = max(_ROUNDING.get(tensor.dtype, _ROUNDING_FLOAT32) for tensor in (*own.state_dict().values(), images))
+    with torch.no_grad(), _Types() as types:
+        outputs = _outputs(own, images[:_COMPARED], name)
+    tolerance = max(_ROUNDING.get(dtype, _ROUNDING_FLOAT32) for dtype in {*types.seen, torch.float32})
     with torch.no_grad():
-        outputs = _outputs_for_single_images(own, images[:_COMPARED], name, tolerance)
-        program = functional(_exported(own, images, name))
+        _check_alone(own, images[:_COMPARED], name, tolerance)
+        program = functional(inlined(_exported(own, images, name)))
         program.graph.eliminate_dead_code()  # indices of max-pooling that nobody reads
         captured = Captured(_graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
+        if tolerance > _ROUNDING_FLOAT32:  # the model's own rounding may hide what the graph's does not
+            _check_alone(Network(captured.graph), captured.images, name, _ROUNDING_FLOAT32)
     captured.check(captured.graph, "the captured network")
     return captured
 
@@ -112,7 +117,7 @@ def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy in evaluation mode on the CPU, and at least two different images in the numbers that it computes with."""
     own = copy.deepcopy(model, _copies_of_computed_tensors(model)).cpu().eval().requires_grad_(False)
     floats = [tensor.dtype for tensor in own.parameters() if tensor.is_floating_point()]
-    images = example.detach().cpu()
+    images = example.detach().cpu().contiguous()
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1) * 0.5])
     images = images.float() if images.is_floating_point() else images
@@ -133,35 +138,68 @@ def _copies_of_computed_tensors(model: nn.Module) -> dict[int, Any]:
     return {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
 
 
-def _outputs_for_single_images(own: nn.Module, images: Tensor, name: str, tolerance: float) -> Any:
-    """What the model makes of a batch, which must not depend on the other images nor on chance."""
-    stranger = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.dtype)
-    batches = (images, images[:1], torch.cat([images[:1], stranger]))
+@final
+class _Types(TorchDispatchMode):
+    """Notes in which numbers a model computes."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen.update(leaf.dtype for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+def _outputs(own: nn.Module, images: Tensor, name: str) -> Any:
+    """What the model makes of a batch: tensors with a row for each image."""
     try:
-        together, alone, beside = (own(batch.clone()) for batch in batches)
+        outputs = own(images.clone())
     except Exception as error:
         raise InputError(
             f"model={name}: cannot compute inputs of shape {tuple(images.shape)}: {_one_line(error)}"
         ) from error
-    _check_outputs(together, name)
-    for outputs in (together, beside):
-        first = pytree.tree_map(lambda y: y[:1], outputs)
+    for leaf in pytree.tree_leaves(outputs):
+        if not isinstance(leaf, Tensor):
+            raise InputError(f"model={name}: returns {type(leaf).__name__}, where tensors are expected")
+        if leaf.dim() == 0 or len(leaf) != len(images):
+            raise InputError(
+                f"model={name}: returns a tensor of shape {tuple(leaf.shape)} for {len(images)} images; "
+                "axis 0 has to count the images"
+            )
+    _check_finite(outputs, own, name)
+    return outputs
+
+
+def _check_alone(network: nn.Module, images: Tensor, name: str, tolerance: float) -> None:
+    """Refuse a network whose result for an image depends on the other images of the batch, or on chance."""
+    stranger = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.dtype)
+    alone = network(images[:1].clone())
+    for batch in (images, torch.cat([images[:1], stranger])):
+        first = pytree.tree_map(lambda y: y[:1], network(batch.clone()))
         if not relative_difference(first, alone) <= 10 * tolerance:
             raise InputError(
                 f"model={name}: its result for an image depends on the other images of the batch, or on chance; "
                 "quantization needs a network that sees each image alone (in evaluation mode)"
             )
-    return together
 
 
-def _check_outputs(outputs: Any, name: str) -> None:
-    for leaf in pytree.tree_leaves(outputs):
-        if not isinstance(leaf, Tensor):
-            raise InputError(f"model={name}: returns {type(leaf).__name__}, where tensors are expected")
+def _check_finite(outputs: Any, own: nn.Module, name: str) -> None:
+    if all(bool(leaf.isfinite().all()) for leaf in pytree.tree_leaves(outputs)):
+        return
+    unsound = next((path for path, p in own.named_parameters() if not bool(p.isfinite().all())), None)
+    if unsound is not None:
+        raise InputError(f"model={name}: {unsound} holds NaN or infinity; use a sound checkpoint")
+    raise InputError(f"model={name}: its result for the first images holds NaN or infinity")
 
 
 def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
-    shapes = ({0: Dim("images", min=1, max=_MOST_IMAGES)},)
+    of_batch: Any = {0: Dim("images", min=1, max=_MOST_IMAGES)}
+    (first, *_) = inspect.signature(own.forward).parameters.values()
+    shapes = ((of_batch,),) if first.kind is first.VAR_POSITIONAL else (of_batch,)
     try:
         return export(own, (images[:2],), dynamic_shapes=shapes, strict=False)
     except Exception as error:
@@ -206,7 +244,9 @@ class _Reading:
                 self._read(node)
         (given,) = (node for node, name in self.names.items() if name == INPUT)
         outputs, structure = self._outputs()
-        graph = Graph(tuple(self.nodes), self.named, outputs, structure, shape_of_one(given))
+        of_layers = {node.inputs[1] for node in self.nodes if isinstance(node.operation, Weighted)}
+        nodes = [self._with_float_weights(node, of_layers) for node in self.nodes]
+        graph = Graph(tuple(nodes), self.named, outputs, structure, shape_of_one(given))
         return pruned(graph, graph.nodes, graph.constants, outputs)
 
     def _read_placeholder(self, node: fx.Node) -> None:
@@ -229,6 +269,10 @@ class _Reading:
             return
         if not isinstance(node.meta.get("val"), Tensor | tuple | list):
             return  # a size
+        if any(source.op == "get_attr" for source in node.all_input_nodes):
+            raise InputError(
+                f"model={self.model}: cannot be captured: {base_name(node)} chooses between functions by values"
+            )
         operation, sources = recorded(node, self.known)
         sources = tuple(self.same.get(source, source) if isinstance(source, fx.Node) else source for source in sources)
         inputs = [self.known.get(s, s) if isinstance(s, fx.Node) else s for s in sources]
@@ -237,6 +281,8 @@ class _Reading:
             self.known[node] = _computed(operation, constants)
             return
         name, path = self._unique(self._tensor_name(node)), _path(node)
+        if isinstance(operation, BatchNorm) and getattr(self.modules.get(path), "momentum", 0.0) is None:
+            operation = replace(operation, momentum=None)  # in evaluation mode torch.nn passes 0.0 on
         names = [
             self._named(source, path, name, _role(operation, position))
             if isinstance(source, Constant)
@@ -271,6 +317,17 @@ class _Reading:
         name = next(n for n in names if n not in self.named or _same(self.named[n], constant.value))
         self.named[name] = constant.value.contiguous()
         return name
+
+    def _with_float_weights(self, node: Node, of_layers: set[str]) -> Node:
+        """The node, which reads weights of layers under other names unless it is a layer: those are not quantized."""
+        if isinstance(node.operation, Weighted) or of_layers.isdisjoint(node.inputs):
+            return node
+        renamed = {}
+        for name in of_layers.intersection(node.inputs):
+            others = (_numbered(name, i) for i in itertools.count(1))
+            value = self.named[name]
+            renamed[name] = next(n for n in others if n not in of_layers and self.named.setdefault(n, value) is value)
+        return replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
 
     def _name_in_module(self, constant: Constant, path: str, role: str) -> str:
         parameter = constant.parameter

@@ -1,4 +1,4 @@
-"""A program without in-place operations, which functional graphs are made of.
+"""A program without in-place operations and without regions, which functional graphs are made of.
 
 PyTorch's own functionalization is right for every alias, and traces the whole program a second time for that, which
 costs two to three times the first. Where each overwritten tensor is plainly nobody's view and has no views, renaming
@@ -6,6 +6,9 @@ is enough: who reads the tensor after the operation reads the operation's result
 """
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
 
 import torch
 from torch import fx
@@ -20,6 +23,50 @@ _OWN_MEMORY = {
     "tanh", "gelu", "elu", "leaky_relu", "mish", "add", "sub", "mul", "div", "cat", "matmul", "mean", "max_pool2d",
     "avg_pool2d", "adaptive_avg_pool2d", "layer_norm", "softmax",
 }  # fmt: skip
+
+
+# Regions that change how gradients and memory are dealt with, or in how many bits floats are computed; not what is.
+_REGIONS = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint"}
+
+
+def inlined(program: ExportedProgram) -> ExportedProgram:
+    """The very program given, with the insides of its `torch.no_grad()`, `torch.autocast()` and `checkpoint()` regions
+    in the place of calls."""
+    _inline_regions(program.graph_module)
+    return program
+
+
+def _inline_regions(module: fx.GraphModule) -> None:
+    graph = module.graph
+    for node in [node for node in graph.nodes if base_name(node) in _REGIONS]:
+        position, function = next(
+            (i, arg) for i, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr"
+        )
+        region = module.get_submodule(str(function.target))
+        assert isinstance(region, fx.GraphModule)
+        _inline_regions(region)
+        given = [inside for inside in region.graph.nodes if inside.op == "placeholder"]
+        with graph.inserting_before(node):
+            made = graph.graph_copy(region.graph, dict(zip(given, node.args[position + 1 :], strict=True)))
+        _read_instead(node, made)
+        graph.erase_node(node)
+        if not function.users:
+            graph.erase_node(function)
+    module.recompile()
+
+
+def _read_instead(call: fx.Node, made: object) -> None:
+    """Let those who read the result of a call read what its inside made."""
+    if isinstance(made, fx.Node):
+        call.replace_all_uses_with(made)
+        return
+    assert isinstance(made, Sequence)
+    for user in list(call.users):
+        index = user.args[1]
+        assert user.target is operator.getitem
+        assert isinstance(index, int)
+        user.replace_all_uses_with(made[index])
+        user.graph.erase_node(user)
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:

@@ -10,7 +10,7 @@ bn            BatchNorm folded. The output of each convolution and linear layer,
               value is rounded before *and* after the activation.
 conv_bn_relu  folded and fused. A layer's output is quantized once, after the residual add and the ReLU that can be
               done on its accumulator, and only for readers that lead to a layer through operations that integers
-              can do. Others (BatchNorm, layer norm, attention, products) read it in float: they gain nothing from codes.
+              can do. Others (BatchNorm, layer norm, attention, products) read it in float: codes are of no use to them.
 
 The outputs of the network, and what they alone go through (softmax, division by a constant, reshape), are never
 quantized: logits are compared, and clipping them costs accuracy for nothing.
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import final, get_args
 
 from torch import Tensor, nn
 
@@ -289,7 +289,28 @@ def _reads_into_a_layer(graph: Graph, node: Node) -> bool:
 
 
 def leads_only_out(graph: Graph, node: Node) -> bool:
-    """Whether what a node makes of one tensor goes nowhere but to the outputs of the network."""
-    alone = len(graph.computed_inputs(node)) == 1 and isinstance(node.operation, Keeps | Clamp | Activation | Other)
-    readers = graph.readers[node.name]
-    return alone and bool(readers or node.name in graph.outputs) and all(leads_only_out(graph, r) for r in readers)
+    """Whether what a node makes goes nowhere but to the outputs of the network, and is made of one tensor alone."""
+    behind: dict[str, Node] = {}
+    waiting = [node]
+    while waiting:
+        reader = waiting.pop()
+        if not _is(reader, *_ON_THE_WAY_OUT):
+            return False
+        if reader.name not in behind:
+            behind[reader.name] = reader
+            waiting += graph.readers[reader.name]
+    return _come_from_one_tensor(graph, {s for n in behind.values() for s in graph.computed_inputs(n)} - set(behind))
+
+
+_ON_THE_WAY_OUT = (*get_args(Keeps), Clamp, Activation, Other)
+
+
+def _come_from_one_tensor(graph: Graph, sources: set[str]) -> bool:
+    """Whether tensors are one, or made of one by operations that could stand behind the logits."""
+    order = {name: position for position, name in enumerate(graph.node)}
+    while len(sources) > 1:
+        latest = max(sources, key=lambda name: order.get(name, -1))
+        if not _is(graph.node[latest], *_ON_THE_WAY_OUT):
+            return False
+        sources = sources - {latest} | set(graph.computed_inputs(graph.node[latest]))
+    return len(sources) == 1

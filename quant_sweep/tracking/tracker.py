@@ -187,8 +187,8 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
 
     Columns: run_id, name, kind, key, parent, status (finished, failed, killed or running), start_time (ms since 1970),
     error, then `params.<name>` and `tags.<name>` (text) and `metrics.<name>` (float), missing where a run has none.
-    A run is `finished` only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is one whose process
-    was killed and whose key nobody took up since.
+    A run is `finished` only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is
+    one whose process was killed and whose key nobody took up since.
 
     Raises:
         InputError: no such store or experiment; nothing is created.

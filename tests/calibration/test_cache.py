@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quant_sweep.calibration.cache import Summaries, collected_once, read_intact
 from quant_sweep.calibration.one_pass import calibrate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
 
@@ -29,7 +29,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture(scope="module")
 def summaries() -> Summaries:
     batches = [images(3, seed=seed) for seed in range(3)]
-    return calibrate(quantizable(cifar_resnet20(), Fusion.conv_bn_relu), batches).summaries
+    return calibrate(capture(cifar_resnet20(), images(3), Fusion.conv_bn_relu), batches).summaries
 
 
 def never() -> Summaries:

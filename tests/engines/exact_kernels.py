@@ -1,7 +1,7 @@
 """Which weights oneDNN's integer kernels multiply exactly on this CPU: all, or those of at most 7 bits.
 
-Without VNNI x86 adds two products of uint8 and int8 in 16 bits. 2 * 255 * 64 fits, so that with weights of 7 bits `Int8`
-can be tested there too, although it refuses such CPUs.
+Without VNNI x86 adds two products of uint8 and int8 in 16 bits. 2 * 255 * 64 fits, so that with weights of 7 bits
+`Int8` can be tested there too, although it refuses such CPUs.
 """
 
 from collections.abc import Iterator

@@ -112,9 +112,7 @@ def layer_step(
     bias = None if module.bias is None else "layer.bias"
     at = None if residual is None else Value("residual", residual)
     made = (1, *shape[1:])
-    return Layer(
-        Value("out", out), operation_of(module), "layer.weight", bias, Value("x", x), at, limits, made
-    )
+    return Layer(Value("out", out), operation_of(module), "layer.weight", bias, Value("x", x), at, limits, made)
 
 
 def input_shape(module: nn.Module, sides: int) -> tuple[int, ...]:

@@ -195,6 +195,7 @@ def test_clamp_of_codes_on_the_same_grid_is_one_of_codes() -> None:
     ("move", "kind"),
     [
         (lambda x: F.max_pool2d(x, 2), Moved),
+        (lambda x: F.adaptive_max_pool2d(x, 3), Moved),
         (lambda x: x.view(x.size(0), x.shape[1], -1, 8), Moved),
         (lambda x: x.chunk(2, 1)[0], Moved),
         (lambda x: x[:, ::2], Moved),

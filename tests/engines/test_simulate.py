@@ -1,14 +1,12 @@
 """`Simulate` against a slow twin built on `affine.fake_quantize`, and every value on its grid."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import SlowTwin, cifar_resnet20, images, tiny
+from small_networks import SlowTwin, cifar_resnet20, images, tiny, watched
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
@@ -16,7 +14,6 @@ from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Simulate
 from quant_sweep.graph import FakeQuantize, Fusion, Network, QuantGraph, capture
-from quant_sweep.graph.operations import Operation
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
@@ -66,32 +63,15 @@ def test_whole_network_is_that_of_the_slow_twin(mixed: tuple[QuantGraph, dict[st
     torch.testing.assert_close(fast, slow, rtol=0.0, atol=1e-5 * float(slow.abs().max()))
 
 
-@dataclass(frozen=True)
-class Watched(Operation):
-    """Shows what an operation reads."""
-
-    operation: Operation
-    show: Callable[[tuple[Tensor, ...]], None]
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        self.show(inputs)
-        return self.operation(*inputs)
-
-
 def test_weights_and_what_the_layers_receive_lie_on_their_grids(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = mixed
     network = Simulate().build(graph, qparams)
     assert isinstance(network, Network)
     received: dict[str, tuple[Tensor, ...]] = {}
     layers = {layer: q.name for q in graph.weights for layer in q.layers}
-    nodes = tuple(
-        replace(node, operation=Watched(node.operation, lambda read, name=node.name: received.update({name: read})))
-        if node.name in layers
-        else node
-        for node in network.graph.nodes
-    )
+    watching = watched(network.graph, layers, lambda name, read: received.update({name: read}))
     with torch.no_grad():
-        Network(replace(network.graph, nodes=nodes), network.inserted)(images(4, seed=1))
+        Network(watching, network.inserted)(images(4, seed=1))
     assert received.keys() == layers.keys()
     for layer, (x, weight, *_) in received.items():
         assert torch.equal(weight, fake_quantize(graph.graph.constants[layers[layer]], qparams[layers[layer]])), layer

@@ -2,24 +2,25 @@
 
 import pytest
 import torch
-from networks import randomize_batch_norms
+import torch.nn.functional as F
+from networks import norms, random_images, randomize_batch_norms
 from torch import Tensor, nn
 
-from quant_sweep.graph import Fusion, quantizable
-from quant_sweep.graph.fold import fold_batch_norms
-from quant_sweep.graph.trace import trace
+from quant_sweep.graph import Fusion, Network, capture_float, with_quantizers
+from quant_sweep.graph.interpret import relative_difference
 
 
+@torch.no_grad()
 def folded_names(model: nn.Module, shape: tuple[int, ...] = (2, 3, 8, 8)) -> list[str]:
     """Paths of the BatchNorms that are gone, after a check of the output."""
     randomize_batch_norms(model)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    graph = quantizable(model, Fusion.bn)
-    with torch.no_grad():
-        torch.testing.assert_close(graph.module(x), model(x), rtol=1e-5, atol=1e-5)
-    norms = nn.BatchNorm1d, nn.BatchNorm2d
-    left = {name for name, module in graph.module.named_modules() if isinstance(module, norms)}
-    return [name for name, module in model.named_modules() if isinstance(module, norms) and name not in left]
+    x = random_images(*shape)
+    captured = capture_float(model, x)
+    graph = with_quantizers(captured, Fusion.bn)
+    torch.testing.assert_close(Network(graph.graph)(x), model(x), rtol=1e-5, atol=1e-5)
+    before, left = norms(with_quantizers(captured, Fusion.none)), norms(graph)
+    assert set(left) <= set(before)
+    return [name.removesuffix(".output") for name in before if name not in left]
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,10 @@ def folded_names(model: nn.Module, shape: tuple[int, ...] = (2, 3, 8, 8)) -> lis
         nn.Conv2d(3, 8, 3, bias=False),
         nn.Conv2d(3, 9, 3, groups=3),
         nn.Conv2d(3, 8, 3, stride=2, padding=2, dilation=2, padding_mode="reflect"),
+        nn.ConvTranspose2d(3, 4, 2),
+        nn.ConvTranspose2d(3, 6, 3, 2, 1, 1, groups=3, bias=False),
     ],
-    ids=["bias", "no_bias", "groups", "reflect"],
+    ids=["bias", "no_bias", "groups", "reflect", "transposed", "transposed_groups"],
 )
 def test_convolution(layer: nn.Conv2d) -> None:
     assert folded_names(nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels))) == ["1"]
@@ -40,17 +43,24 @@ def test_batch_norm_without_scale_and_shift() -> None:
     assert folded_names(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False, eps=0.1))) == ["1"]
 
 
-def test_linear() -> None:
-    assert folded_names(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), (7, 5)) == ["1"]
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(affine: bool, bias: bool) -> None:
+    assert folded_names(nn.Sequential(nn.Linear(5, 4, bias), nn.BatchNorm1d(4, affine=affine)), (7, 5)) == ["1"]
 
 
-def test_linear_over_a_sequence() -> None:
-    """BatchNorm1d then normalises the positions, not the features."""
-    assert folded_names(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3)), (7, 3, 5)) == []
+@pytest.mark.parametrize("features", [3, 4])
+def test_linear_over_a_sequence(features: int) -> None:
+    """BatchNorm1d then normalises the positions, not the features, whether or not there are as many."""
+    assert folded_names(nn.Sequential(nn.Linear(5, features), nn.BatchNorm1d(3)), (7, 3, 5)) == []
 
 
 def test_one_dimensional_convolution() -> None:
     assert folded_names(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)), (2, 3, 9)) == ["1"]
+
+
+def test_three_dimensional_convolution() -> None:
+    assert folded_names(nn.Sequential(nn.Conv3d(3, 4, 2), nn.BatchNorm3d(4)), (2, 3, 4, 4, 4)) == ["1"]
 
 
 def test_two_batch_norms_in_a_row() -> None:
@@ -58,17 +68,96 @@ def test_two_batch_norms_in_a_row() -> None:
     assert folded_names(model) == ["1", "2"]
 
 
-def test_batch_norm_first() -> None:
-    assert folded_names(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1))) == []
-
-
-def test_batch_norm_without_running_statistics() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+def test_batch_norm_between_activations() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1))
     assert folded_names(model) == []
 
 
-def test_transposed_convolution() -> None:
-    assert folded_names(nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.BatchNorm2d(4))) == []
+# -- before a layer --
+
+
+@pytest.mark.parametrize(
+    ("layer", "folded"),
+    [
+        (nn.Conv2d(3, 4, 3), ["0"]),
+        (nn.Conv2d(3, 6, 3, groups=3, bias=False, stride=2, dilation=2), ["0"]),
+        (nn.Conv2d(3, 4, 3, padding=1), []),  # the zeros that are padded are not normalised
+        (nn.Conv2d(3, 4, 1, padding=(0, 1)), []),
+        (nn.Conv2d(3, 4, 3, padding="same"), []),
+        (nn.Conv2d(3, 4, 3, padding="valid"), ["0"]),
+        (nn.Conv2d(3, 4, 1, padding="same"), ["0"]),
+        (nn.ConvTranspose2d(3, 4, 2), []),  # nor are those between the values
+    ],
+)
+def test_before_a_convolution(layer: nn.Module, folded: list[str]) -> None:
+    assert folded_names(nn.Sequential(nn.BatchNorm2d(3), layer)) == folded
+
+
+def test_before_a_linear_layer() -> None:
+    assert folded_names(nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 4, bias=False)), (7, 5)) == ["0"]
+
+
+@pytest.mark.parametrize("positions", [3, 5])
+def test_before_a_linear_layer_over_a_sequence(positions: int) -> None:
+    assert folded_names(nn.Sequential(nn.BatchNorm1d(positions), nn.Linear(5, 4)), (7, positions, 5)) == []
+
+
+def test_before_zeros_that_are_padded() -> None:
+    assert folded_names(nn.Sequential(nn.BatchNorm2d(3), nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3))) == []
+
+
+# -- channels that another axis holds --
+
+
+class Between(nn.Module):
+    """A layer, something that moves its values, a BatchNorm."""
+
+    def __init__(self, layer: nn.Module, move, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.move, self.norm = layer, move, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.move(self.layer(x))).reshape(x.shape[0], -1)
+
+
+@pytest.mark.parametrize(
+    ("move", "channels", "folded"),
+    [
+        (lambda y: y.flatten(2), 8, True),
+        (lambda y: y.permute(0, 2, 3, 1).reshape(-1, 8), 8, True),
+        (lambda y: y.reshape(y.shape[0], 8, 64), 8, True),
+        (lambda y: y.unsqueeze(-1).squeeze(-1), 8, True),
+        (lambda y: torch.permute(y, dims=(0, 1, 3, 2)), 8, True),
+        (lambda y: torch.transpose(y, dim0=3, dim1=-2), 8, True),
+        (lambda y: y.transpose(1, 2), 8, False),  # channels are rows now, and there are eight of either
+        (lambda y: y.permute(0, 3, 1, 2), 8, False),
+        (lambda y: y.flatten(1).reshape(-1, 64, 8), 64, False),
+        (lambda y: y.reshape(-1, 2, 4, 8, 8).transpose(1, 2).reshape(-1, 8, 8, 8), 8, False),
+        (lambda y: y.flip(1), 8, False),
+        (lambda y: y[:, :4], 4, False),
+        (lambda y: F.max_pool2d(y, 2), 8, False),  # a negative gamma would make of the largest the least
+        (lambda y: F.avg_pool2d(y, 3, 1, 1), 8, False),
+    ],
+)
+def test_channels_are_followed_through_moves(move, channels: int, folded: bool) -> None:
+    with torch.no_grad():
+        dims = move(torch.zeros(2, 8, 8, 8)).dim()
+    norm = nn.BatchNorm2d(channels) if dims == 4 else nn.BatchNorm1d(channels)
+    assert folded_names(Between(nn.Conv2d(3, 8, 1), move, norm)) == ["norm"] * folded
+
+
+def test_linear_over_a_sequence_as_rows() -> None:
+    """As levit does it: BatchNorm1d of all positions of all images."""
+    model = Between(nn.Linear(5, 4, bias=False), lambda y: y.flatten(0, 1), nn.BatchNorm1d(4))
+    assert folded_names(model, (7, 3, 5)) == ["norm"]
+
+
+def test_linear_over_a_sequence_turned() -> None:
+    model = Between(nn.Linear(5, 4), lambda y: y.transpose(1, 2), nn.BatchNorm1d(4))
+    assert folded_names(model, (7, 4, 5)) == ["norm"]
+
+
+# -- layers with several calls or readers --
 
 
 class Twice(nn.Module):
@@ -87,10 +176,33 @@ class Twice(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("convs", "norms", "folded"), [(1, 1, ["bn"]), (2, 1, []), (1, 2, []), (2, 2, [])])
+@pytest.mark.parametrize(
+    ("convs", "norms", "folded"),
+    [(1, 1, ["bn"]), (2, 1, ["bn"]), (1, 2, ["bn", "bn_1"]), (2, 2, ["bn", "bn_1"])],
+)
 @pytest.mark.parametrize("keyword", [False, True])
 def test_layers_that_are_called_twice(convs: int, norms: int, folded: list[str], keyword: bool) -> None:
+    """The call that a BatchNorm follows gets a weight of its own."""
     assert folded_names(Twice(convs, norms, keyword)) == folded
+
+
+class OneWeightSeveralNorms(nn.Module):
+    """A detector's head: one convolution on every level, a BatchNorm for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norms = nn.Conv2d(3, 3, 1, bias=False), nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = (norm(self.conv(x * (i + 1))) for i, norm in enumerate(self.norms))
+        return first + second * third
+
+
+def test_a_shared_convolution_gets_a_weight_for_each_norm() -> None:
+    model = OneWeightSeveralNorms()
+    assert folded_names(model) == ["norms.0", "norms.1", "norms.2"]
+    graph = with_quantizers(capture_float(model, random_images()), Fusion.conv_bn_relu)
+    assert len(graph.weights) == 3
 
 
 class TwoReaders(nn.Module):
@@ -107,7 +219,28 @@ def test_convolution_with_two_readers() -> None:
     assert folded_names(TwoReaders()) == []
 
 
-def test_training_mode_is_refused() -> None:
-    traced = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))).train()
-    with pytest.raises(ValueError, match="evaluation mode"):
-        fold_batch_norms(traced)
+class Returned(TwoReaders):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        return self.bn(y), y
+
+
+@torch.no_grad()
+def test_a_convolution_that_is_returned_too() -> None:
+    model, x = randomize_batch_norms(Returned()), random_images()
+    graph = with_quantizers(capture_float(model, x), Fusion.bn)
+    assert norms(graph) == ["bn.output"]
+    assert relative_difference(Network(graph.graph)(x), model(x)) < 1e-5
+
+
+def test_a_bias_that_two_layers_share_is_folded_for_one() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.b.bias = self.a.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.norm(self.a(x)).relu())
+
+    assert folded_names(Shared()) == ["norm"]

@@ -1,15 +1,21 @@
-"""Which points there are, derived from the definition of each fusion rather than frozen from a run."""
+"""Which quantizers there are, derived from the definition of each fusion rather than frozen from a run."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import point_names, randomize_batch_norms, run_on_coarse_grids
+from exact_kernels import int8_builds
+from networks import graphs, held_against_the_model, quantizer_names, random_images, randomize_batch_norms, run_on_coarse_grids
 from torch import Tensor, nn
 
-from quant_sweep.graph import Fusion, after_clamp, insert_at_points, quantizable
+from quant_sweep.graph import Fusion, Network, QuantGraph, after_clamp, capture, insert_at_quantizers
+from quant_sweep.graph.operations import Weighted
 from quant_sweep.models import resnet20
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
+
+
+def captured(model: nn.Module, fusion: Fusion) -> QuantGraph:
+    return capture(model, random_images(2, 3, 8, 8), fusion)
 
 
 def of_blocks(*tensors: str) -> list[str]:
@@ -36,10 +42,10 @@ def of_blocks(*tensors: str) -> list[str]:
     ids=[fusion.name for fusion in Fusion],
 )
 def test_resnet20(fusion: Fusion, expected: list[str]) -> None:
-    graph = quantizable(resnet20(num_classes=10, in_channels=3), fusion)
-    assert [point.name for point in graph.activations] == expected
+    graph = captured(resnet20(num_classes=10, in_channels=3), fusion)
+    assert [quantizer.name for quantizer in graph.activations] == expected
     weights = ["conv1.weight", *(f"{b}.conv{i}.weight" for b in BLOCKS for i in (1, 2)), "linear.weight"]
-    assert [point.name for point in graph.weights] == weights
+    assert [quantizer.name for quantizer in graph.weights] == weights
     assert graph.names == (*expected, *weights)
 
 
@@ -83,27 +89,27 @@ class Residual(nn.Module):
         ("pooled", []),  # the input is on a grid, and so is what max-pooling selects from it
         ("averaged", ["avg_pool2d.output"]),
         ("itself", ["conv.output"]),
-        ("number", ["conv.output"]),
-        ("number method", ["conv.output"]),
-        ("number in place", ["conv.output"]),
-        ("keyword", ["conv.output"]),
-        ("alpha", ["conv.output"]),
+        ("number", []),  # what is computed in float next needs no grid
+        ("number method", []),
+        ("number in place", []),
+        ("keyword", []),  # another spelling of the same
+        ("alpha", []),
     ],
 )
 def test_residual_add_is_fused_where_one_operand_is_an_accumulator(form: str, between: list[str]) -> None:
-    model = Residual(form)
-    # Where no add is fused, ReLU follows a float operation and its output is read by a convolution: a point, too.
-    assert point_names(model, Fusion.conv_bn_relu) == ["input", *between, "relu.output"]
-    for fusion in Fusion:
-        on_grid, _ = run_on_coarse_grids(quantizable(model, fusion), torch.randn(2, 3, 8, 8))
+    found = graphs(Residual(form), random_images(2, 3, 8, 8))
+    # Where no add is fused, ReLU follows a float operation and its output is read by a convolution: a quantizer, too.
+    assert [q.name for q in found[Fusion.conv_bn_relu].activations] == ["input", *between, "relu.output"]
+    for graph in found.values():
+        on_grid, _ = run_on_coarse_grids(graph, torch.randn(2, 3, 8, 8))
         assert all(on_grid.values())
 
 
 def test_conv_bn_add_relu_yields_only_the_fused_output() -> None:
-    graph = quantizable(Residual("add"), Fusion.conv_bn_relu)
-    assert [(point.name, point.readers) for point in graph.activations] == [
-        ("input", ("conv", "add")),
-        ("relu.output", ("last",)),
+    graph = captured(Residual("add"), Fusion.conv_bn_relu)
+    assert [(quantizer.name, quantizer.readers) for quantizer in graph.activations] == [
+        ("input", ("conv.output", "add.output")),
+        ("relu.output", ("last.output",)),
     ]
 
 
@@ -117,7 +123,8 @@ def test_a_second_reader_prevents_fusing() -> None:
             y = self.conv(x)
             return self.last(self.relu(y)) * y
 
-    assert point_names(Net(), Fusion.conv_bn_relu) == ["input", "conv.output", "relu.output", "last.output"]
+    assert quantizer_names(Net(), Fusion.conv_bn_relu) == ["input", "conv.output", "relu.output"]
+    assert quantizer_names(Net(), Fusion.bn) == ["input", "conv.output", "relu.output", "last.output"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,7 @@ def test_a_second_reader_prevents_fusing() -> None:
     ids=[fusion.name for fusion in Fusion],
 )
 def test_before_and_after_a_clamp(fusion: Fusion, first: dict[str, str], in_blocks: dict[str, str]) -> None:
-    graph = quantizable(resnet20(num_classes=10, in_channels=3), fusion)
+    graph = captured(resnet20(num_classes=10, in_channels=3), fusion)
     expected = {f"{b}.{before}.output": f"{b}.{after}.output" for b in BLOCKS for before, after in in_blocks.items()}
     assert after_clamp(graph) == first | expected
 
@@ -149,7 +156,7 @@ def test_what_others_read_too_is_not_only_before_a_clamp() -> None:
             y = self.conv(y)
             return self.last(self.relu(y)) * y + self.last(self.relu(self.last(x)))
 
-    assert after_clamp(quantizable(Net(), Fusion.bn)) == {"last_1.output": "relu_1.output"}
+    assert after_clamp(captured(Net(), Fusion.bn)) == {"last_1.output": "relu_1.output"}
 
 
 @pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
@@ -159,9 +166,60 @@ def test_what_others_read_too_is_not_only_before_a_clamp() -> None:
     ids=["conv", "flatten", "relu", "maxpool"],
 )
 def test_the_output_is_never_quantized(tail: nn.Module, fusion: Fusion) -> None:
-    graph = quantizable(nn.Sequential(nn.Conv2d(3, 3, 1), tail), fusion)
-    fed = {arg.name for node in graph.module.graph.nodes if node.op == "output" for arg in node.all_input_nodes}
-    assert not any(point.node in fed or "output" in point.readers for point in graph.activations)
+    graph = captured(nn.Sequential(nn.Conv2d(3, 3, 1), tail), fusion)
+    assert [quantizer.name for quantizer in graph.activations] == ["input"]
+    found = insert_at_quantizers(graph, {"input": torch.zeros_like})(random_images())
+    assert torch.equal(found, Network(graph.graph)(torch.zeros(8, 3, 8, 8)))
+
+
+class Ending(nn.Module):
+    """What is done to the logits: alone, together with something else, or before another layer."""
+
+    def __init__(self, ending) -> None:
+        super().__init__()
+        self.ending = ending
+        self.features, self.head, self.last = nn.Conv2d(3, 8, 8), nn.Linear(8, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ending(self, self.head(F.relu(self.features(x)).flatten(1)))
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda m, y: y.softmax(1),
+        lambda m, y: F.log_softmax(y, 1),
+        lambda m, y: y / 2.5,
+        lambda m, y: y * torch.tensor(0.1),
+        lambda m, y: torch.sigmoid(y),
+        lambda m, y: F.relu(y - 1),
+        lambda m, y: y.reshape(-1, 5, 1, 1).softmax(1).squeeze(-1).squeeze(-1),
+        lambda m, y: F.normalize(y),
+        lambda m, y: (y.softmax(1), y.argmax(1)),
+        lambda m, y: {"probabilities": y.softmax(1), "logits": y},
+        lambda m, y: y.softmax(1).log(),
+        lambda m, y: y.clamp(-3, 3).tanh(),
+        lambda m, y: y.max(1)[0],
+        lambda m, y: y[:, 1:].sigmoid(),
+    ],
+)
+def test_what_the_logits_alone_go_through_is_not_quantized(ending) -> None:
+    for fusion, graph in graphs(Ending(ending), random_images()).items():
+        names = [quantizer.name for quantizer in graph.activations]
+        assert not any(name.startswith("head") or name.startswith(("softmax", "div", "sub")) for name in names)
+        before = {
+            Fusion.none: ["features.output", "relu.output"],
+            Fusion.bn: ["features.output", "relu.output"],
+            Fusion.conv_bn_relu: ["relu.output"],
+        }
+        assert names == ["input", *before[fusion]]
+
+
+def test_logits_that_a_layer_reads_are_quantized() -> None:
+    for fusion, graph in graphs(Ending(lambda m, y: m.last(y.softmax(1))), random_images()).items():
+        names = [quantizer.name for quantizer in graph.activations]
+        assert "softmax.output" in names
+        assert ("head.output" in names) is (fusion is Fusion.bn)
 
 
 def test_an_output_that_is_read_inside_too_leaves_in_float() -> None:
@@ -175,8 +233,8 @@ def test_an_output_that_is_read_inside_too_leaves_in_float() -> None:
             return y.flatten(1), self.last(y)
 
     for fusion in Fusion:
-        points = {point.name: point.readers for point in quantizable(Net(), fusion).activations}
-        assert points == {"input": ("conv",), "conv.output": ("last",)}
+        found = {quantizer.name: quantizer.readers for quantizer in captured(Net(), fusion).activations}
+        assert found == {"input": ("conv.output",), "conv.output": ("last.output",)}
 
 
 @pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
@@ -191,69 +249,57 @@ def test_names_stay_unique_where_modules_are_called_again(fusion: Fusion) -> Non
                 x = relu(self.conv(x))
             return self.conv(x)
 
-    names = quantizable(Net(), fusion).names
+    names = captured(Net(), fusion).names
     assert len(set(names)) == len(names)
     assert {"relu.output", "relu_1.output"} <= set(names)
 
 
 class Awkward(nn.Module):
-    """Module names that could be mistaken for one another, or for what `insert_at_points` adds."""
+    """Module names that could be mistaken for one another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.ModuleDict({"b": nn.Conv2d(3, 3, 1)})
-        self.a_b, self.points, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.a_b, self.inserted, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.points(self.a_b(self.a["b"](x))))
+        return self.last(self.inserted(self.a_b(self.a["b"](x))))
 
 
 @pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
-def test_each_module_stands_behind_its_own_point(fusion: Fusion) -> None:
-    class Note(nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
+def test_each_function_stands_at_its_own_quantizer(fusion: Fusion) -> None:
+    graph, passed = captured(Awkward(), fusion), list[str]()
 
-        def forward(self, x: Tensor) -> Tensor:
-            passed.append(self.name)
-            return x
+    def note(name: str):
+        return lambda x: (passed.append(name), x)[1]
 
-    graph, passed = quantizable(Awkward(), fusion), list[str]()
-    insert_at_points(graph, {point.name: Note(point.name) for point in graph.activations})(torch.randn(1, 3, 4, 4))
-    assert passed == [point.name for point in graph.activations]
-    assert passed == ["input", "a.b.output", "a_b.output", "points.output"]
+    insert_at_quantizers(graph, {q.name: note(q.name) for q in graph.activations})(torch.randn(1, 3, 8, 8))
+    assert passed == [quantizer.name for quantizer in graph.activations]
+    assert passed == ["input", "a.b.output", "a_b.output", "inserted.output"]
 
 
-def test_points_without_a_module_are_left_alone() -> None:
-    graph = quantizable(randomize_batch_norms(resnet20(10, 3)), Fusion.bn)
-    x = torch.randn(1, 3, 8, 8)
+def test_quantizers_without_a_function_are_left_alone() -> None:
+    graph = captured(randomize_batch_norms(resnet20(10, 3)), Fusion.bn)
+    x, network = torch.randn(1, 3, 8, 8), Network(graph.graph)
     with torch.no_grad():
-        assert torch.equal(insert_at_points(graph, {})(x), graph.module(x))
-        halved = insert_at_points(graph, {"input": _Halve()})(x)
-        assert torch.equal(halved, graph.module(x / 2))
-
-
-class _Halve(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 2
+        assert torch.equal(insert_at_quantizers(graph, {})(x), network(x))
+        assert torch.equal(insert_at_quantizers(graph, {"input": lambda y: y / 2})(x), network(x / 2))
 
 
 @pytest.mark.parametrize(
-    ("between", "points"),
+    ("between", "own"),
     [
-        (nn.MaxPool2d(2), []),
-        (nn.Sequential(nn.MaxPool2d(2), nn.ZeroPad2d(1), nn.ChannelShuffle(3)), []),
-        (nn.AvgPool2d(2), ["1.output"]),
-        (nn.Hardswish(), ["1.output"]),
-        (nn.Softmax(dim=1), ["1.output"]),
-        (nn.ConstantPad2d(1, 0.3), ["1.output"]),
+        (nn.MaxPool2d(2), False),
+        (nn.Sequential(nn.MaxPool2d(2), nn.ZeroPad2d(1), nn.ChannelShuffle(3)), False),
+        (nn.AvgPool2d(2), True),
+        (nn.Hardswish(), True),
+        (nn.Softmax(dim=1), True),
+        (nn.ConstantPad2d(1, 0.3), True),
     ],
 )
-def test_operations_that_only_move_values_need_no_point_of_their_own(between: nn.Module, points: list[str]) -> None:
+def test_operations_that_only_move_values_need_no_quantizer_of_their_own(between: nn.Module, own: bool) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), between, nn.Conv2d(3, 3, 1))
-    for fusion in (Fusion.bn, Fusion.conv_bn_relu):
-        assert point_names(model, fusion) == ["input", "0.output", *points]
+    assert quantizer_names(model, Fusion.bn) == ["input", "0.output", *["1.output"] * own]
 
 
 class Padded(nn.Module):
@@ -270,4 +316,105 @@ class Padded(nn.Module):
 )
 def test_padding(mode: str, value: float | None, own: int) -> None:
     """0 lies on every grid and reflected values on the tensor's own; another constant makes new values."""
-    assert point_names(Padded(mode, value), Fusion.bn) == ["input", "conv.output", *["pad.output"] * own]
+    assert quantizer_names(Padded(mode, value), Fusion.bn) == ["input", "conv.output", *["pad.output"] * own]
+
+
+# -- weights that stay in float --
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
+
+class Reads(nn.Module):
+    """A convolution, then an operation with a weight of its own."""
+
+    def __init__(self, operation, **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.operation = operation
+        self.conv = nn.Conv2d(3, 8, 3)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(self, F.relu(self.conv(x)).mean(3))  # (n, 8, 6)
+
+
+FLOAT_WEIGHTS = {
+    "LSTM": (
+        lambda m, y: m.rnn(y.mT)[0][:, -1],
+        {"rnn": nn.LSTM(8, 8, batch_first=True)},
+        {"rnn.weight_ih_l0", "rnn.weight_hh_l0"},
+    ),
+    "GRU": (lambda m, y: m.rnn(y.mT)[1][0], {"rnn": nn.GRU(8, 4, batch_first=True)}, {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}),
+    "embedding": (lambda m, y: m.table(y.argmax(1)).flatten(1), {"table": nn.Embedding(8, 4)}, {"table.weight"}),
+    "positions": (lambda m, y: (y + m.positions).flatten(1), {"positions": parameter(1, 8, 6)}, {"positions"}),
+    "positions looked up": (
+        lambda m, y: (y.mT + m.table(torch.arange(6))).flatten(1), {"table": nn.Embedding(6, 8)}, {"table.weight"}
+    ),
+    "weight first": (lambda m, y: (m.weight @ y).flatten(1), {"weight": parameter(4, 8)}, {"weight"}),
+    "bilinear": (
+        lambda m, y: m.pairs(y.mean(2), y.amax(2)), {"pairs": nn.Bilinear(8, 8, 4)}, {"pairs.weight"}
+    ),
+    "einsum over two axes": (
+        lambda m, y: torch.einsum("ncl,clk->nk", y, m.weight), {"weight": parameter(8, 6, 4)}, {"weight"}
+    ),
+    "product with copies": (
+        lambda m, y: (y.unsqueeze(1) * m.weight).flatten(1), {"weight": parameter(1, 2, 8, 6)}, {"weight"}
+    ),
+    "scaled per place": (lambda m, y: (y * m.gain).flatten(1), {"gain": parameter(8, 6)}, {"gain"}),
+    "dynamic convolution": (
+        lambda m, y: F.conv1d(
+            y.reshape(1, -1, 6), (m.experts * y.mean((1, 2))[:, None, None, None]).reshape(-1, 8, 3), groups=y.shape[0]
+        ).reshape(y.shape[0], -1),
+        {"experts": parameter(1, 4, 8, 3)},
+        {"experts"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOAT_WEIGHTS)
+def test_weights_that_stay_in_float_are_named(name: str) -> None:
+    operation, parts, expected = FLOAT_WEIGHTS[name]
+    model = Reads(operation, **parts).eval()
+    for graph in graphs(model, random_images()).values():
+        assert set(graph.float_weights) == expected
+        assert all("no integer form" in reason for reason in graph.float_weights.values())
+        assert not expected & set(graph.names)
+
+
+def test_nothing_is_named_where_all_weights_are_quantized() -> None:
+    for graph in graphs(resnet20(10, 3), random_images()).values():
+        assert not graph.float_weights
+
+
+class Tied(nn.Module):
+    """One parameter for two layers, as (out, in) and as (in, out), and for a product that is no layer."""
+
+    def __init__(self, operation) -> None:
+        super().__init__()
+        self.operation, self.conv, self.weight = operation, nn.Conv2d(3, 8, 8), parameter(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(self, F.relu(self.conv(x)).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda m, y: F.linear(F.relu(F.linear(y, m.weight)), m.weight),
+        lambda m, y: F.relu(y @ m.weight) @ m.weight.t(),
+        lambda m, y: F.linear(y, m.weight) * m.weight[0],
+        lambda m, y: F.linear(y, m.weight) + (y.unsqueeze(1) * m.weight).sum(1),
+        lambda m, y: F.linear(F.linear(y, m.weight).softmax(1).unsqueeze(1) * m.weight, m.weight).sum(1),
+    ],
+)
+def test_a_weight_with_several_readers(operation) -> None:
+    """A layer has it on its grid, and what is no layer in float, in every engine."""
+    torch.manual_seed(0)
+    with int8_builds():
+        for graph in held_against_the_model(Tied(operation), random_images()).values():
+            in_float = [name for name in graph.graph.constants if name not in graph.names]
+            for node in graph.graph.nodes:
+                if not isinstance(node.operation, Weighted):
+                    assert all(name in in_float for name in node.inputs if name in graph.graph.constants)

@@ -149,7 +149,8 @@ def _check_integer_only(graph: QuantGraph, lowered: Lowered) -> None:
     if lowered.float_tensors:
         advice = "fusion=bn or conv_bn_relu, or engine=simulate" if graph.fusion.value == "none" else "engine=simulate"
         raise InputError(f"engine=integer: {lowered.float_tensors[0]} is computed in float; use {advice}")
-    first, *steps, last = [*lowered.steps, None, None][: max(len(lowered.steps), 2)]
+    steps = lowered.steps[1:-1]
+    first, last = (lowered.steps[0], lowered.steps[-1]) if lowered.steps else (None, None)
     begins = isinstance(first, Quantize) and first.x is lowered.given
     ends = isinstance(last, Layer) and last.out.grid is None and lowered.outputs == (last.out,)
     within = not any(
