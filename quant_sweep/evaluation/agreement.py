@@ -126,7 +126,7 @@ class _CompareThenReplace:
     def __call__(self, x: Tensor) -> Tensor:
         if self.name not in self.codes:
             return self.simulate(x)  # type: ignore[no-any-return]
-        own = self.codes.pop(self.name).to(torch.float32).sub_(self.zero_point)  # popped: traced modules are freed late
+        own = self.codes.pop(self.name).to(torch.float32).sub_(self.zero_point)
         difference = self.simulate.codes(x).sub_(own)
         self.largest, self.differing = int(max(map(abs, difference.aminmax()))), int(difference.count_nonzero())
         self.compared = own.numel()
