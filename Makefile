@@ -10,7 +10,7 @@ TRAIN ?=
 SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep report ui study-resnet50 test check docs-check bench wheel clean
+.PHONY: help sweep report ui study-resnet50 test check docs-check bench networks wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ check: .venv/installed-dev  ## lint, format, types, import layers
 
 bench: .venv/installed-bench  ## side-by-side measurements into benchmarks/ (CIFAR10=folder of class folders)
 	$(BIN)/python -m benchmarks --cifar10 $(CIFAR10)
+
+networks: .venv/installed-bench  ## capture and quantize 90 networks of timm and torchvision, into docs/networks.md
+	$(BIN)/python -m benchmarks.networks
 
 docs-check: .venv/installed-dev  ## run every command that the documents show, on stand-ins
 	PYTHONPATH=tests $(BIN)/python tests/documented.py

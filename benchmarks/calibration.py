@@ -16,10 +16,10 @@ from benchmarks.contestants import brevitas_network
 from benchmarks.result import save
 from quant_sweep import observers
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
-from quant_sweep.runtime.in_cache import images_that_stay_in_cache
+from quant_sweep.runtime.in_cache import images_that_stay_in_cache, largest_bytes_an_image
 
 _PLAIN = "plain float32 forward"
 _IN_CACHE = "plain float32 forward, as many images at once as stay in the cache"
@@ -31,8 +31,9 @@ def measure(name: str, batch_size: int, batches: int, rounds: int) -> None:
     """Write results/<CPU>/calibration_<name>.json."""
     model = subjects.network(name)
     parts = subjects.images(batch_size * batches).split(batch_size)
-    at_once = images_that_stay_in_cache(model, parts[0][:1], cached_bytes=2**21, fewest=8)  # as `evaluate` does
-    graph = quantizable(model, Fusion.conv_bn_relu)
+    bytes_an_image = largest_bytes_an_image(model, parts[0][:1])
+    at_once = images_that_stay_in_cache(bytes_an_image, cached_bytes=2**21, fewest=8)  # as `evaluate` does
+    graph = capture(model, parts[0], Fusion.conv_bn_relu)
     passes: dict[str, Callable[[], object]] = {
         _PLAIN: lambda: [model(batch) for batch in parts],
         _IN_CACHE: lambda: [model(few) for batch in parts for few in batch.split(at_once)],

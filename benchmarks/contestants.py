@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.subjects import calibrated, images
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines import Builtin, Engine, Int8, Simulate
-from quant_sweep.graph import Fusion, insert_at_points, put_weights_on_grid
+from quant_sweep.graph import Fusion, insert_at_quantizers, weights_on_grid
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.quantization.scheme import Scheme
@@ -34,10 +34,9 @@ def round_and_clamp(model: nn.Module, bits: int) -> Runs:
     """Float convolutions between round and clamp, written out as the original study has them, nothing fused."""
     calibration = calibrated(model, Fusion.none)
     qparams = quantize(calibration, bits=bits, observer=MinMax(), scheme=_SYMMETRIC).qparams
-    points = {point.name: _RoundAndClamp(qparams[point.name]) for point in calibration.graph.activations}
-    network = insert_at_points(calibration.graph, points)
-    put_weights_on_grid(network, calibration.graph, qparams)
-    return network
+    graph = calibration.graph
+    rounding = {q.name: _RoundAndClamp(qparams[q.name]) for q in graph.activations}
+    return insert_at_quantizers(graph, rounding, weights_on_grid(graph, qparams))
 
 
 class _RoundAndClamp(nn.Module):

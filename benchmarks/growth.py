@@ -12,7 +12,7 @@ from benchmarks.commands import SweepCommand, all_points, few_images
 from benchmarks.result import save
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
 
@@ -88,7 +88,7 @@ def measure_depth(rounds: int) -> None:
     networks = {}
     for name in _DEPTHS:
         model = subjects.network(name)
-        graph = quantizable(model, Fusion.conv_bn_relu)
+        graph = capture(model, images[:2], Fusion.conv_bn_relu)
         calibration = calibrate(graph, [images[:32]])
         networks[name] = quantize(calibration, bits=4, observer=MinMax(), engine=Int8()).network
     seconds = alternate({name: lambda n=network: n(images) for name, network in networks.items()}, rounds)

@@ -28,12 +28,12 @@ def measure(name: str, rounds: int) -> None:
     """Write results/<CPU>/limit_<name>.json."""
     calibration = subjects.calibrated(subjects.network(name))
     quantized = quantize(calibration, bits=4, observer=MinMax(), engine=Int8())
-    modules = dict(calibration.graph.module.named_modules())
-    lowered = lower(calibration.graph, quantized.qparams)
-    kernels = {step: kernel_of(step, modules, quantized.qparams, overwrite=True) for step in lowered.steps}
+    constants, qparams = calibration.graph.graph.constants, quantized.qparams
+    lowered = lower(calibration.graph, qparams)
+    kernels = {step: kernel_of(step, constants, qparams, overwrite=True) for step in lowered.steps}
     best: dict[str, float] = {}  # seconds an image
     for size in _BATCH_SIZES:
-        values: dict[str, torch.Tensor] = {lowered.images.name: subjects.images(size)}
+        values: dict[str, torch.Tensor] = {**constants, lowered.given.name: subjects.images(size)}
         for step, kernel in kernels.items():
             # A layer writes over its residual, which others are still to read.
             inputs = [values[value.name].clone() for value in step.inputs]

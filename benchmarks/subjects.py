@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from quant_sweep import models
 from quant_sweep.calibration.one_pass import Calibration, calibrate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 
 
 def network(name: str) -> nn.Module:
@@ -32,4 +32,4 @@ def images(count: int) -> Tensor:
 
 def calibrated(model: nn.Module, fusion: Fusion = Fusion.conv_bn_relu) -> Calibration:
     """`model` with the summaries of a few images."""
-    return calibrate(quantizable(model, fusion), [images(32)])
+    return calibrate(capture(model, images(32), fusion), [images(32)])

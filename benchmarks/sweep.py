@@ -26,7 +26,7 @@ from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.data import DataSet, calibration_indices, imagefolder
 from quant_sweep.engines import Int8
 from quant_sweep.evaluation.evaluate import evaluate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MSE, FakeHist, Hist, MinMax, MovingAverage
 from quant_sweep.quantization.quantize import quantize
 
@@ -80,7 +80,7 @@ def _data(root: Path, cache: Path) -> DataSet:
 
 
 def _library(model: nn.Module, data: DataSet, batches: list[Tensor]) -> None:
-    calibration = calibrate(quantizable(model, Fusion.conv_bn_relu), batches)
+    calibration = calibrate(capture(model, batches[0], Fusion.conv_bn_relu), batches)
     for observer in OBSERVERS:
         for bits in BITS:
             quantized = quantize(calibration, bits=bits, observer=_OBSERVERS[observer](), engine=Int8())

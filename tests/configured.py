@@ -1,14 +1,32 @@
-"""The real config tree, composed as the command would, for tests that stop short of a command."""
+"""The real config tree, composed as the command would, for tests that stop short of a command; and what it can name."""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from quant_sweep.cli import schema
 from quant_sweep.cli.hydra_app import config_folder
+from quant_sweep.cli.schema import Report, Train, register
+from quant_sweep.cli.sweep_schema import Explain, Sensitivity, Sweep
 
 
 def composed(*overrides: str, config: str = "config") -> DictConfig:
     """What `quant-sweep OVERRIDES` would hand to its job."""
-    schema.register()
+    register(Sweep, Explain, Sensitivity, Train, Report)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose(config, overrides=list(overrides))
+
+
+def concrete_classes(package: ModuleType, base: type) -> set[type]:
+    """The subclasses of `base` that the modules of `package` define and that can be made."""
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    found, unseen = set(), [base]
+    while unseen:
+        children = unseen.pop().__subclasses__()
+        unseen += children
+        found |= {cls for cls in children if cls.__module__.startswith(f"{package.__name__}.")}
+    return {cls for cls in found if not inspect.isabstract(cls)}

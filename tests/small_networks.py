@@ -1,16 +1,20 @@
 """Small networks with everything that quantization meets, and the slow obvious way to quantize them."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph import QuantGraph
+from quant_sweep.graph import INPUT, Graph, QuantGraph
+from quant_sweep.graph.operations import Operation
 from quant_sweep.models import resnet20
 
 
@@ -46,8 +50,9 @@ def shaken(model: nn.Module) -> nn.Module:
         if isinstance(module, _BatchNorm):
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
     return model.eval()
 
 
@@ -55,23 +60,49 @@ def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-class SlowTwin(fx.Interpreter):
-    """Runs a graph node by node; a reader of a quantization point sees what `affine.fake_quantize` makes of it."""
+@dataclass(frozen=True)
+class _Watched(Operation):
+    """Shows what an operation reads."""
+
+    operation: Operation
+    show: Callable[[tuple[Any, ...]], None]
+
+    def __call__(self, *inputs: Any) -> Any:
+        self.show(inputs)
+        return self.operation(*inputs)
+
+
+def watched(graph: Graph, names: Collection[str], show: Callable[[str, tuple[Any, ...]], None]) -> Graph:
+    """The same graph, which shows what some of its nodes read, with their names, whenever they compute."""
+    nodes = (
+        replace(node, operation=_Watched(node.operation, partial(show, node.name))) if node.name in names else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes))
+
+
+class SlowTwin:
+    """Runs a graph node by node; a reader of a quantizer sees what `affine.fake_quantize` makes of the tensor.
+
+    Attributes:
+        values: what every node made of the last images, by name, before any quantizer.
+    """
 
     def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
-        module = copy.deepcopy(graph.module)
-        with torch.no_grad():
-            for point in graph.weights:
-                weight = module.get_parameter(point.name)
-                weight.copy_(fake_quantize(weight, qparams[point.name]))
-        super().__init__(module)
-        self.grids = {
-            (point.node, reader): qparams[point.name] for point in graph.activations for reader in point.readers
+        self.graph = graph.graph
+        self.constants = {
+            name: fake_quantize(value, qparams[name]) if name in {q.name for q in graph.weights} else value
+            for name, value in graph.graph.constants.items()
         }
+        self.grids = {(q.name, reader): qparams[q.name] for q in graph.activations for reader in q.readers}
+        self.values: dict[str, Any] = {}
 
-    def fetch_args_kwargs_from_env(self, n: fx.Node):
-        def read(source: fx.Node):
-            grid = self.grids.get((source.name, n.name))
-            return self.env[source] if grid is None else fake_quantize(self.env[source], grid)
+    def run(self, x: Tensor) -> Any:
+        self.values = {INPUT: x, **self.constants}
+        for node in self.graph.nodes:
+            self.values[node.name] = node.operation(*[self._read(name, node.name) for name in node.inputs])
+        return pytree.tree_unflatten([self.values[name] for name in self.graph.outputs], self.graph.structure)
 
-        return fx.node.map_arg(n.args, read), fx.node.map_arg(n.kwargs, read)
+    def _read(self, name: str, reader: str) -> Any:
+        grid = self.grids.get((name, reader))
+        return self.values[name] if grid is None else fake_quantize(self.values[name], grid)

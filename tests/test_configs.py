@@ -1,20 +1,19 @@
 """Every yaml of every group composes and builds; the groups and the code name the same things."""
 
-import inspect
 import zipfile
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
-from configured import composed
+from configured import composed, concrete_classes
 
 from quant_sweep import engines, observers
-from quant_sweep.cli import schema
+from quant_sweep.cli import schema, sweep_schema
 from quant_sweep.cli.hydra_app import config_folder
-from quant_sweep.observers import FakeHist, Hist
+from quant_sweep.engines import Auto, Engine, Flow
+from quant_sweep.observers import FakeHist, Hist, Observer
 from quant_sweep.quantization.scheme import AFFINE
 from quant_sweep.sweep.build import build, plain
 from quant_sweep.sweep.point import read_point
@@ -64,11 +63,17 @@ def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
         assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
 
+def _needed_by(choice: str) -> list[str]:
+    """What has to be typed with a choice: a factory, or the recipe of a data set that brings none of its own."""
+    group, _, name = choice.partition("=")
+    if choice == "model=custom":
+        return ["model.factory=m:f"]
+    return ["train=default"] if group == "data" and name not in names("train") else []
+
+
 @pytest.mark.parametrize("choice", choices(TRAIN_GROUPS))
 def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
-    settings = plain(
-        composed(choice, *(["model.factory=m:f"] if choice == "model=custom" else []), config="train_config")
-    )
+    settings = plain(composed(choice, *_needed_by(choice), config="train_config"))
     assert TrainConfig(**settings["train"]).epochs > 0
 
 
@@ -82,18 +87,24 @@ def test_sensitivity_config_composes_and_makes_a_point(choice: str) -> None:
 
 def test_sensitivity_config_has_every_key_of_a_sweep() -> None:
     sweep, own = (set(composed(config=config)) for config in ("config", "sensitivity_config"))
-    assert own == {field.name for field in fields(schema.Sensitivity)} == sweep | {"images"}
+    assert own == {field.name for field in fields(sweep_schema.Sensitivity)} == sweep | {"images"}
 
 
 def test_report_config_composes() -> None:
     assert plain(composed(config="report_config"))["tracking"]["experiment"] == "quant_sweep"
 
 
-@pytest.mark.parametrize(("group", "module"), [("observer", observers), ("engine", engines)])
-def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, module: ModuleType) -> None:
-    exported = {getattr(module, name) for name in module.__all__}
+@pytest.mark.parametrize(
+    ("group", "classes"),
+    [
+        ("observer", concrete_classes(observers, Observer)),
+        ("engine", {Auto, *concrete_classes(engines, Engine), *concrete_classes(engines, Flow)}),
+    ],
+    ids=["observer", "engine"],
+)
+def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, classes: set[type]) -> None:
     built = [type(build(group, node(group, name))) for name in names(group)]
-    assert set(built) == {cls for cls in exported if not inspect.isabstract(cls)}
+    assert set(built) == classes
     assert len(set(built)) == len(built)
 
 
@@ -110,7 +121,8 @@ def test_weight_observers_are_the_observers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "types"), [("config", schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)]
+    ("config", "types"),
+    [("config", sweep_schema.Sweep), ("train_config", schema.Train), ("report_config", schema.Report)],
 )
 def test_schema_and_config_have_the_same_keys(config: str, types: type) -> None:
     written = yaml.safe_load((CONF / f"{config}.yaml").read_text())
@@ -129,7 +141,7 @@ def test_explain_config_takes_all_of_a_run() -> None:
     run, explained = plain(composed()), plain(composed("layer=conv1", config="explain_config"))
     assert explained == {**run, "layer": "conv1", "images": 128}
     written = yaml.safe_load((CONF / "explain_config.yaml").read_text())
-    own = {field.name for field in fields(schema.Explain)} - {field.name for field in fields(schema.Sweep)}
+    own = {field.name for field in fields(sweep_schema.Explain)} - {field.name for field in fields(sweep_schema.Sweep)}
     assert set(written) - {"defaults", "hydra"} == own
 
 
@@ -182,4 +194,6 @@ def test_wheel_holds_the_configs(tmp_path: Path) -> None:
     wanted |= {f"quant_sweep/conf/weight_observer/{name}.yaml" for name in names("observer")}  # rglob follows no link
     assert "quant_sweep/conf/config.yaml" in wanted
     assert wanted <= inside
-    assert {"quant_sweep/cli/sweep.py", "quant_sweep/sweep/run.py", "quant_sweep/explain/page.html"} <= inside
+    assert {"quant_sweep/cli/sweep.py", "quant_sweep/sweep/run.py", "quant_sweep/report/document.html"} <= inside
+    assert "quant_sweep/py.typed" in inside
+    assert any(name.endswith("/licenses/LICENSE") for name in inside)

@@ -142,15 +142,30 @@ def clipped_fraction(x: Tensor, qparams: QParams) -> Tensor:
     return counted.to(torch.float64) / (outside.numel() // counted.numel())
 
 
-def sqnr_db(x: Tensor, qparams: QParams) -> Tensor:
-    """Signal-to-quantization-noise ratio, 10 log10(sum x^2 / sum (x - fake_quantize(x))^2), in dB.
+def sqnr_db(signal: Tensor | float, noise: Tensor | float) -> Tensor:
+    """Signal-to-quantization-noise ratio, 10 log10(signal / noise).
+
+    Args:
+        signal: sum of squares, or power, >= 0; any shape.
+        noise: that of the error, in the same unit, >= 0.
 
     Returns:
-        float64, shape () or (channels,); +inf where there is no error, NaN where there is no signal either.
+        dB, float64; +inf without noise, -inf without signal, NaN without either.
+    """
+    powers = (torch.as_tensor(power, dtype=torch.float64) for power in (signal, noise))
+    decibels: Tensor = 10 * torch.log10(torch.div(*powers))
+    return decibels
+
+
+def sqnr_db_of_values(x: Tensor, qparams: QParams) -> Tensor:
+    """`sqnr_db` of x against x - fake_quantize(x).
+
+    Returns:
+        dB, float64, shape () or (channels,).
     """
     axis = qparams.spec.channel_axis
     signal, noise = (_channel_norm(values, axis) for values in (x, x - fake_quantize(x, qparams)))
-    return 20 * torch.log10(signal / noise)
+    return sqnr_db(signal**2, noise**2)
 
 
 def _channel_norm(values: Tensor, channel_axis: int | None) -> Tensor:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
 from quant_sweep.errors import InputError
-
-MIN_BITS, MAX_BITS = 2, 16
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,18 @@
-"""Collect once, on disk too: the summaries of a calibration pass, as safetensors under a key of what decides them.
-
-A file is used only when the sha256 of its tensors is the one that was written with it.
-"""
+"""Collect once, on disk too: the summaries of a calibration pass under a key of what decides them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
-from quant_sweep.runtime.atomic_file import replacing
 from quant_sweep.runtime.disk_cache import made_once
+from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 
 Summaries = Mapping[str, Summary]
 
@@ -42,17 +36,12 @@ def collected_once(key: str, cache_dir: str | Path, collect: Callable[[], Summar
 
 def read_intact(path: Path) -> Summaries | None:
     """Read a cache file; None where there is none, or where it does not hold what its digest says."""
-    if not path.exists():
+    stored = read_tensors(path)
+    if stored is None:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
-        if _digest(tensors) != metadata.get("digest"):
-            return None
-        names = json.loads(metadata["names"])
-        return {name: _summary(tensors, i) for i, name in enumerate(names)}
-    except (OSError, SafetensorError, KeyError, ValueError):  # cut off, not safetensors, or not ours
+        return {name: _summary(stored.tensors, i) for i, name in enumerate(json.loads(stored.text["names"]))}
+    except (KeyError, ValueError):  # intact, and not ours
         return None
 
 
@@ -64,9 +53,7 @@ def write(path: Path, summaries: Summaries) -> None:
         for field in _FIELDS:
             tensors[f"{i}.recent.{field}"] = torch.stack([getattr(batch, field) for batch in summary.recent])
         tensors |= {f"{i}.batch_lo": summary.batch_lo, f"{i}.batch_hi": summary.batch_hi}
-    metadata = {"names": json.dumps(list(summaries)), "digest": _digest(tensors)}
-    with replacing(path) as unfinished:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished, metadata=metadata)
+    write_tensors(path, tensors, {"names": json.dumps(list(summaries))})
 
 
 def _summary(tensors: Mapping[str, Tensor], i: int) -> Summary:
@@ -75,12 +62,3 @@ def _summary(tensors: Mapping[str, Tensor], i: int) -> Summary:
 
     recent = tuple(Histogram(*fields) for fields in zip(*part("recent"), strict=True))
     return Summary(Histogram(*part("total")), recent, tensors[f"{i}.batch_lo"], tensors[f"{i}.batch_hi"])
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        tensor = tensors[key].contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -50,7 +50,7 @@ def calibrate_sequentially(
 
     Raises:
         InputError: there is no batch; a tensor holds NaN or infinity; or update_batch_norm with a fusion that folds
-            BatchNorm away.
+            BatchNorm away, or with a BatchNorm whose momentum is None.
     """
     if update_batch_norm and graph.fusion is not Fusion.none:
         raise InputError(
@@ -76,6 +76,11 @@ def _reestimated(graph: Graph) -> dict[str, _ReestimatingBatchNorm]:
     found = {}
     for node in graph.nodes:
         if isinstance(node.operation, BatchNorm):
+            if node.operation.momentum is None:
+                raise InputError(
+                    f"calibration.update_batch_norm=true: {node.name} is made by a BatchNorm with momentum=None, which "
+                    "weighs a batch by how many the training saw; give it a momentum"
+                )
             mean, variance = node.inputs[3:]
             shared = statistics.setdefault(mean, (graph.constants[mean].clone(), graph.constants[variance].clone()))
             found[node.name] = _ReestimatingBatchNorm(node.operation, *shared)
@@ -83,7 +88,9 @@ def _reestimated(graph: Graph) -> dict[str, _ReestimatingBatchNorm]:
 
 
 def _with_statistics(graph: QuantGraph, norms: Mapping[str, _ReestimatingBatchNorm]) -> QuantGraph:
-    """The graph with the statistics that were estimated."""
+    """The graph with the statistics that were estimated; the very graph given where none were."""
+    if not norms:
+        return graph
     constants = dict(graph.graph.constants)
     for name, norm in norms.items():
         mean, variance = graph.graph.node[name].inputs[3:]
@@ -102,6 +109,7 @@ class _ReestimatingBatchNorm(Operation):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         x, gamma, beta, *_ = inputs
+        assert self.norm.momentum is not None
         mean, variance = (statistic.to(x.device) for statistic in (self.mean, self.variance))
         result = F.batch_norm(x, mean, variance, gamma, beta, True, self.norm.momentum, self.norm.eps)
         self.mean.copy_(mean), self.variance.copy_(variance)

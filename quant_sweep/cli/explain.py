@@ -11,36 +11,35 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.sweep_schema import Explain, Sweep
 from quant_sweep.data import CalibrationImages
 from quant_sweep.engines import Flow
 from quant_sweep.errors import InputError
 from quant_sweep.explain import Explanation, Subject, check_layer, explain
-from quant_sweep.explain.markdown import markdown
 from quant_sweep.explain.page import page
-from quant_sweep.explain.story import story
-from quant_sweep.explain.terminal import print_document
-from quant_sweep.quantization.scheme import assign_specs
+from quant_sweep.report.html import html
+from quant_sweep.report.markdown import markdown
+from quant_sweep.report.terminal import print_document
 from quant_sweep.runtime.atomic_file import replacing
-from quant_sweep.sweep.build import load_data, load_model
 from quant_sweep.sweep.point import Point, read_point
-from quant_sweep.sweep.run import calibration_images, quantize_model
+from quant_sweep.sweep.prepare import prepare
+from quant_sweep.sweep.quantize_model import quantize_model
 
 
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-explain"):
-        run_hydra("explain_config", explain_layer)
+        run_hydra("explain_config", explain_layer, Sweep, Explain)
 
 
 def explain_layer(cfg: DictConfig) -> None:
     """Explain `layer`, and leave the page below `outputs_dir`."""
-    document = story(explanation_of(cfg))
-    console = Console()
-    print_document(document, console)
+    document = page(explanation_of(cfg))
+    print_document(document, Console())
     folder = Path(cfg.outputs_dir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", cfg.layer)
-    for suffix, content in ((".md", markdown(document)), (".html", page(document))):
+    for suffix, content in ((".md", markdown(document)), (".html", html(document))):
         path = folder / f"{name}{suffix}"
         with replacing(path) as unfinished:
             unfinished.write_text(content, encoding="utf-8")
@@ -59,16 +58,12 @@ def explanation_of(cfg: DictConfig) -> Explanation:
             f"engine={point.settings['engine']['name']}: it has its own flow, whose arithmetic it does not show; "
             "allowed are auto and the engines that take the grids of this project, simulate, int8 and integer"
         )
-    data = load_data(cfg.data)
-    model = load_model(cfg.model, data)
-    graph = model.graph(point.fusion)
+    prepared = prepare(point)
+    point = prepared.point
     layer = str(point.settings["layer"])
-    check_layer(graph, layer)
-    specs = assign_specs(graph, point.scheme, point.widths)
-    point = point.settled(graph, specs)
-    drawn = calibration_images(point, data)
-    shown = _some(drawn, cfg.images)
-    quantized = quantize_model(model, point, specs, drawn)
+    check_layer(prepared.graph, layer)
+    shown = _some(prepared.images, point.settings["images"])
+    quantized = quantize_model(prepared)
     subject = Subject(
         graph=quantized.graph,
         qparams=quantized.qparams,

@@ -13,8 +13,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from quant_sweep.arithmetic.qparams import MAX_BITS, MIN_BITS
-from quant_sweep.cli import schema
+from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
+from quant_sweep.cli.schema import Common, register
 from quant_sweep.errors import InputError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -26,9 +26,15 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "conf"
 
 
-def run_hydra(config_name: str, job: Callable[[DictConfig], None]) -> None:
-    """Compose the config from the command line and run `job` with it, once or for each point of a multirun."""
-    schema.register()
+def run_hydra(config_name: str, job: Callable[[DictConfig], None], *types: type[Common]) -> None:
+    """Compose the config from the command line and run `job` with it, once or for each point of a multirun.
+
+    Args:
+        config_name: of a file in the config folder.
+        job: takes the composed config.
+        types: those that the config names as `schema/...`.
+    """
+    register(*types)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
 

@@ -6,31 +6,23 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markdown import Markdown
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.schema import Report
 from quant_sweep.report import build_report
+from quant_sweep.report.terminal import print_document
 from quant_sweep.tracking import read_runs
 
 
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-report"):
-        run_hydra("report_config", show_report)
+        run_hydra("report_config", show_report, Report)
 
 
 def show_report(cfg: DictConfig) -> None:
     """Write the report of an experiment below `outputs_dir` and print its table."""
     folder = Path(cfg.outputs_dir) / "report" / cfg.tracking.experiment
     report = build_report(read_runs(cfg.tracking.uri, cfg.tracking.experiment), folder)
-    print_markdown(report.text)
+    print_document(report.document, Console())
     print(f"Report: {folder / 'report.md'}")
-
-
-def print_markdown(text: str) -> None:
-    """Set for a terminal; as it is, unwrapped, for a file or a pipe."""
-    console = Console()
-    if console.is_terminal:
-        console.print(Markdown(text))
-    else:
-        print(text)

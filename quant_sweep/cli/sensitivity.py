@@ -11,20 +11,22 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from torch import Tensor
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
-from quant_sweep.cli.report import print_markdown
+from quant_sweep.cli.sweep_schema import Sensitivity, Sweep
 from quant_sweep.data import DataSet, balanced_indices
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.sensitivity import measure_sensitivity, own_sqnr_db
-from quant_sweep.quantization.scheme import assign_specs
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
-from quant_sweep.sweep.build import load_data, load_model
+from quant_sweep.report.terminal import print_document
+from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.point import Point, read_point
-from quant_sweep.sweep.run import QuantizedModel, calibration_images, open_tracker, quantize_model
+from quant_sweep.sweep.prepare import prepare
+from quant_sweep.sweep.quantize_model import QuantizedModel, quantize_model
 from quant_sweep.tracking import FinishedRun, Tracker
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ _PER_PART = ("accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db")
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-sensitivity"):
-        run_hydra("sensitivity_config", rank_layers)
+        run_hydra("sensitivity_config", rank_layers, Sweep, Sensitivity)
 
 
 def rank_layers(cfg: DictConfig) -> None:
@@ -51,14 +53,9 @@ def rank_layers(cfg: DictConfig) -> None:
             f"engine={point.settings['engine']['name']}: most tensors stay in float here, which only simulate computes"
         )
     tracker = open_tracker(cfg)
-    data = load_data(cfg.data)
-    model = load_model(cfg.model, data)
-    specs = assign_specs(model.graph(point.fusion), point.scheme, point.widths)
-    chosen = draw_test_images(data, point.settings["images"], cfg.seed)
-    images = calibration_images(point, data)
-    settings = {key: value for key, value in point.contents().items() if key != "images"}
-    digests = {"model": model.digest, "data": data.fingerprint, "images": images.digest, "chosen": _digest(chosen)}
-    key = content_key({"sensitivity": True, **settings, **digests})
+    prepared = prepare(point)
+    chosen = draw_test_images(prepared.data, point.settings["images"], point.settings["seed"])
+    key = content_key({"sensitivity": True, **prepared.contents(), "chosen": _digest(chosen)})
     folder = Path(cfg.outputs_dir) / "sensitivity" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', str(point))}_{key[:6]}"
     with tracker.lock(key):
         finished = tracker.find_finished(key)
@@ -70,13 +67,12 @@ def rank_layers(cfg: DictConfig) -> None:
                 kind="sensitivity", key=key, name=str(point), params=point.params(), tags=point.tags()
             ) as record:
                 record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
-                quantized = quantize_model(model, point, specs, images)
-                table = _measure(quantized, point, data, chosen)
+                table = _measure(quantize_model(prepared), point, prepared.data, chosen)
                 record.metrics(_metrics(table))
                 report = build_sensitivity_report(table, folder)
                 for name in (_TABLE, _CHART):
                     record.file(folder / name, name)
-    print_markdown(report.text)
+    print_document(report.document, Console())
     print(f"Chart: {folder / _CHART}")
 
 

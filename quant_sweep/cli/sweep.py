@@ -14,8 +14,10 @@ from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import show_report
+from quant_sweep.cli.sweep_schema import Sweep
 from quant_sweep.errors import InputError
-from quant_sweep.sweep.run import open_tracker, run_point
+from quant_sweep.sweep.build import open_tracker
+from quant_sweep.sweep.run import run_point
 
 log = logging.getLogger(__name__)
 _multirun: ContextVar[DictConfig | None] = ContextVar("_multirun", default=None)
@@ -32,7 +34,7 @@ def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep"):
         try:
-            run_hydra("config", _job)
+            run_hydra("config", _job, Sweep)
         finally:
             config = _multirun.get()
             if config is not None:
@@ -48,7 +50,7 @@ def _job(cfg: DictConfig) -> None:
         log.error("%s", error)
         raise
     except Exception:
-        # A multirun goes on after a failed job and prints only the first traceback: leave word of each.
+        # A multirun goes on after a failed job and prints only the first traceback: log each.
         log.exception("failed: %s", " ".join(HydraConfig.get().overrides.task))
         raise
 

@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
-from quant_sweep.sweep.build import load_data, new_model, plain, resolve_device
+from quant_sweep.cli.schema import Train
+from quant_sweep.sweep.build import load_data, new_model, open_tracker, plain, resolve_device
 from quant_sweep.sweep.point import flat_params
-from quant_sweep.sweep.run import open_tracker
 from quant_sweep.tracking import Recorder
 from quant_sweep.train import EpochResult, TrainConfig, train
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-train"):
-        run_hydra("train_config", train_model)
+        run_hydra("train_config", train_model, Train)
 
 
 def train_model(cfg: DictConfig) -> None:
@@ -36,7 +36,7 @@ def train_model(cfg: DictConfig) -> None:
     config = TrainConfig(**settings["train"])
     device = resolve_device(settings["device"])
     tracker = open_tracker(cfg)
-    data = load_data(cfg.data)
+    data = load_data(settings["data"])
     torch.manual_seed(config.seed)  # factories draw the initial weights from torch's global stream
     model = new_model(settings["model"], len(data.classes), len(data.mean))
     name = f"{settings['model']['name']}-{settings['data']['name']}"

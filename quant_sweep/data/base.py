@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.tensor_file import digest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class ImageSet:
 class Decoded:
     """What decoding leaves, before any normalisation: the content of one cache file.
 
-    digest: sha256 hex of everything else here.
+    digest: sha256 hex of everything else here, as `tensor_file.digest_of` gives it.
     """
 
     classes: tuple[str, ...]
@@ -87,13 +88,25 @@ def decoded(classes: Sequence[str], train: ImageSet, test: ImageSet) -> Decoded:
     Raises:
         ValueError: shapes, dtypes or labels that contradict each other.
     """
+    return with_digest(classes, train, test, digest_of(*stored_form(classes, train, test)))
+
+
+def with_digest(classes: Sequence[str], train: ImageSet, test: ImageSet, digest: str) -> Decoded:
+    """As `decoded`, where the digest is known already."""
     for split in (train, test):
         _check_split(split, len(classes))
-    digest = hashlib.sha256(json.dumps(list(classes)).encode())
-    for tensor in (train.images, train.labels, test.images, test.labels):
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return Decoded(tuple(classes), train, test, digest.hexdigest())
+    return Decoded(tuple(classes), train, test, digest)
+
+
+def stored_form(classes: Sequence[str], train: ImageSet, test: ImageSet) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the text that a cache file holds, and that the digest is made of."""
+    tensors = {
+        "train.images": train.images,
+        "train.labels": train.labels,
+        "test.images": test.images,
+        "test.labels": test.labels,
+    }
+    return tensors, {"classes": json.dumps(list(classes))}
 
 
 def data_set(name: str, content: Decoded, mean: Sequence[float], std: Sequence[float]) -> DataSet:

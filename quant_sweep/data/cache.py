@@ -1,8 +1,4 @@
-"""Decode a data set once: its uint8 tensors, kept on disk as safetensors under a key of what decides the content.
-
-A file is used only when the sha256 of its pixels, labels and classes is the one that was written with it. Reading maps
-the file privately: processes share its pages.
-"""
+"""Decode a data set once: its uint8 tensors, kept on disk under a key of what decides the content."""
 
 from __future__ import annotations
 
@@ -11,14 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from quant_sweep.data.base import Decoded, ImageSet, decoded
-from quant_sweep.runtime.atomic_file import replacing
+from quant_sweep.data.base import Decoded, ImageSet, stored_form, with_digest
 from quant_sweep.runtime.disk_cache import made_once
+from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 
-FORMAT = 1  # raise it when the same sources decode to something else
+FORMAT = 2  # raise it when the same sources decode to something else, or are stored otherwise
 
 
 def decoded_once(
@@ -42,27 +35,19 @@ def decoded_once(
 
 def read_intact(path: Path) -> Decoded | None:
     """Read a cache file; None where there is none, or where it does not hold what its digest says."""
-    if not path.exists():
+    stored = read_tensors(path)
+    if stored is None:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            train = ImageSet(file.get_tensor("train.images"), file.get_tensor("train.labels"))
-            test = ImageSet(file.get_tensor("test.images"), file.get_tensor("test.labels"))
-        content = decoded(json.loads(metadata["classes"]), train, test)
-    except (OSError, SafetensorError, KeyError, ValueError):  # cut off, not safetensors, or not ours
+        train, test = (
+            ImageSet(stored.tensors[f"{split}.images"], stored.tensors[f"{split}.labels"])
+            for split in ("train", "test")
+        )
+        return with_digest(json.loads(stored.text["classes"]), train, test, stored.digest)
+    except (KeyError, ValueError):  # intact, and not ours
         return None
-    return content if content.digest == metadata.get("digest") else None
 
 
 def write(path: Path, content: Decoded) -> None:
     """Write a cache file that appears at `path` whole or not at all."""
-    tensors = {
-        "train.images": content.train.images,
-        "train.labels": content.train.labels,
-        "test.images": content.test.images,
-        "test.labels": content.test.labels,
-    }
-    metadata = {"classes": json.dumps(content.classes), "digest": content.digest}
-    with replacing(path) as unfinished:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
+    write_tensors(path, *stored_form(content.classes, content.train, content.test))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from quant_sweep.arithmetic.affine import sqnr_db
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class DamageSum:
         self.noise += float(((original.double() - logits.double()) ** 2).sum())
 
     def damage(self) -> Damage:
-        return Damage(100.0 * self.lost / self.images, self.kl / self.images, sqnr_db(self.signal, self.noise))
+        return Damage(100.0 * self.lost / self.images, self.kl / self.images, sqnr_db(self.signal, self.noise).item())
 
 
 def logit_kl(original: Tensor, logits: Tensor) -> Tensor:
@@ -66,10 +67,3 @@ def logit_kl(original: Tensor, logits: Tensor) -> Tensor:
 def count_correct(logits: Tensor, labels: Tensor) -> int:
     """How many images have their largest logit at their label."""
     return int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
-
-
-def sqnr_db(signal: float, noise: float) -> float:
-    """Sums of squares -> dB; +inf without noise, -inf without signal, NaN without either."""
-    if noise == 0:
-        return math.inf if signal > 0 else math.nan
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db
+from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import QuantGraph
 from quant_sweep.histograms.expected_error import clipped_fraction_of, sqnr_db_of
@@ -39,7 +39,7 @@ def qparams_table(graph: QuantGraph, qparams: Mapping[str, QParams], summaries: 
 
 
 def _weight_errors(weight: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:
-    return clipped_fraction(weight, grid), sqnr_db(weight, grid)
+    return clipped_fraction(weight, grid), sqnr_db_of_values(weight, grid)
 
 
 def _activation_errors(summary: Summary | None, grid: QParams) -> tuple[Tensor | None, Tensor | None]:

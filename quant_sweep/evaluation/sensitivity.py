@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.arithmetic.affine import fake_quantize, sqnr_db
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct, sqnr_db
+from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct
 from quant_sweep.graph import FakeQuantize, QuantGraph, WeightQuantizer, insert_at_quantizers
 from quant_sweep.graph.quantizers import source_of
 from quant_sweep.histograms.expected_error import sqnr_db_of
@@ -136,7 +136,7 @@ def own_sqnr_db(
     """
     weights = {q.name: graph.graph.constants[q.name].double() for q in graph.weights}
     ratios = {
-        name: sqnr_db(float((w**2).sum()), float(((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()))
+        name: sqnr_db((w**2).sum(), ((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()).item()
         for name, w in weights.items()
     }
     return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in summaries.items()}

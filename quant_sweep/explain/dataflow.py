@@ -1,15 +1,16 @@
-"""Where a layer stands in the quantized network: what it reads, what is fused into it, what is done with its output.
+"""The place of a layer in the quantized network: what it reads, what is fused into it, what is done with its output.
 
 Nothing is decided here: `engines.lowering` says what is computed on codes and what in float, this reads it off.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import (
@@ -18,8 +19,8 @@ from quant_sweep.engines.lowering import (
     Layer,
     Lookup,
     Lowered,
-    Move,
-    Pad,
+    Moved,
+    Padded,
     Quantize,
     Step,
     Sum,
@@ -27,34 +28,39 @@ from quant_sweep.engines.lowering import (
     lower,
 )
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, QuantGraph
-from quant_sweep.graph.operations import Operation, operation_of
+from quant_sweep.graph import Graph, QuantGraph
+from quant_sweep.graph.operations import Activation, Add, BatchNorm, Clamp, Linear, Operation
+from quant_sweep.graph.quantizers import kind_of
 
-_NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_WEIGHT = ".weight"
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Dataflow:
-    """One layer of a quantized network with its neighbourhood.
+    """One layer of a quantized network, with what comes before and after it.
 
     Attributes:
         step: what it reads, adds, cuts off and writes.
-        module: the float layer, BatchNorm folded unless fusion is none.
-        weight_grid: the grid of its weight.
+        weight: float, output channels on axis 0; BatchNorm folded unless fusion is none.
+        bias: float (out,), likewise; None where the layer has none.
+        weight_grid: the grid of the weight.
+        calls: how often the network calls the layer; `step` is the first call.
         after: what is done with its output, one after the other, up to and with the activation function; empty where
             that is fused into the layer.
-        points: the quantization point of each value that was written there.
-        moved: the point whose codes a value holds that were only moved, pooled or padded since.
+        written: the quantizer of each value that was written on its grid.
+        moved: the quantizer whose codes a value holds that were only moved, pooled or padded since.
         labels: what to call the steps of `after`, by the value that they write.
-        folded: whether a BatchNorm was folded into the weight.
+        folded: whether BatchNorms of the network were folded into weights.
     """
 
     step: Layer
-    module: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+    weight: Tensor
+    bias: Tensor | None
     weight_grid: QParams
+    calls: int
     after: tuple[Step, ...]
-    points: Mapping[str, str]
+    written: Mapping[str, str]
     moved: Mapping[str, str]
     labels: Mapping[str, str]
     folded: bool
@@ -65,14 +71,9 @@ class Dataflow:
         return self.step.x.grid
 
     @property
-    def weight(self) -> Tensor:
-        """Float, with the output channels on axis 0."""
-        return self.module.weight.detach()
-
-    @property
     def channel_axis(self) -> int:
         """Axis of the output that counts the channels."""
-        return -1 if isinstance(self.module, nn.Linear) else 1
+        return -1 if isinstance(self.step.operation, Linear) else 1
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -80,13 +81,13 @@ class Dataflow:
         residual = () if self.step.residual is None else (self.step.residual,)
         return (self.step.x, *residual, self.step.out, *(step.out for step in self.after))
 
-    def point(self, value: Value) -> str | None:
+    def quantizer(self, value: Value) -> str | None:
         """Name of the tensor whose codes a value holds."""
-        return self.points.get(value.name) or self.moved.get(value.name)
+        return self.written.get(value.name) or self.moved.get(value.name)
 
     @property
-    def written(self) -> Value | None:
-        """The first value behind the sum that lies on a grid; None if the result stays in float, as logits do."""
+    def on_grid(self) -> Value | None:
+        """The first value after the sum that lies on a grid; None if the result stays in float, as logits do."""
         outs = (self.step.out, *(step.out for step in self.after))
         return next((value for value in outs if value.grid is not None), None)
 
@@ -95,26 +96,27 @@ def find_layer(graph: QuantGraph, qparams: Mapping[str, QParams], layer: str) ->
     """The dataflow of the convolution or linear layer called `layer`.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is none of that name, or it is computed in float.
     """
     check_layer(graph, layer)
+    (quantizer,) = (q for q in graph.weights if layer_name(q.name) == layer)
     lowered = lower(graph, qparams)
-    step = next((s for s in lowered.steps if isinstance(s, Layer) and s.module == layer), None)
+    step = next((s for s in lowered.steps if isinstance(s, Layer) and s.weight == quantizer.name), None)
     if step is None:
         raise InputError(f"layer={layer}: its weight or its input has no grid, so it is computed in float")
-    module = graph.module.get_submodule(layer)
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
-    modules = dict(graph.module.named_modules())
-    after = tuple(_after(step, lowered, modules))
+    after = tuple(_after(step, lowered))
+    constants = graph.graph.constants
     return Dataflow(
         step=step,
-        module=module,
-        weight_grid=qparams[f"{layer}.weight"],
+        weight=constants[step.weight],
+        bias=None if step.bias is None else constants[step.bias],
+        weight_grid=qparams[step.weight],
+        calls=len(quantizer.layers),
         after=after,
-        points={value.name: point for point, value in lowered.points.items()},
+        written={value.name: name for name, value in lowered.quantized.items()},
         moved=_moved(lowered),
-        labels={behind.out.name: _label(behind, modules) for behind in after},
-        folded=graph.fusion is not Fusion.none,
+        labels={later.out.name: _label(later, graph.graph) for later in after},
+        folded=graph.fusion.value != "none",
     )
 
 
@@ -124,67 +126,78 @@ def check_layer(graph: QuantGraph, layer: str) -> None:
     Raises:
         InputError: naming those that there are.
     """
-    known = [point.module for point in graph.weights]
+    known = [layer_name(quantizer.name) for quantizer in graph.weights]
     if layer not in known:
         names = ", ".join(known)
         raise InputError(f"layer={layer}: no convolution or linear layer is called like this; there are {names}")
 
 
+def layer_name(weight: str) -> str:
+    """What a layer is called, from the name of its weight."""
+    return weight.removesuffix(_WEIGHT)
+
+
+def tensor_of(value: Value) -> str:
+    """Name of the graph's tensor that a value holds, as codes or in float."""
+    return value.name.partition(":")[0]
+
+
 def _moved(lowered: Lowered) -> dict[str, str]:
-    """The point whose codes a value holds that were only moved, pooled or padded since."""
-    sources = {value.name: point for point, value in lowered.points.items()}
+    """The quantizer whose codes a value holds that were only moved, pooled or padded since."""
+    sources = {value.name: name for name, value in lowered.quantized.items()}
     moved = dict[str, str]()
     for step in lowered.steps:
-        if isinstance(step, Move | Pad) and (source := (sources | moved).get(step.inputs[0].name)) is not None:
+        if isinstance(step, Moved | Padded) and (source := (sources | moved).get(step.inputs[0].name)) is not None:
             moved[step.out.name] = source
     return moved
 
 
-def _after(step: Layer, lowered: Lowered, modules: Mapping[str, nn.Module]) -> list[Step]:
-    """The steps behind a layer up to its activation function, which may be part of the layer."""
+def _after(step: Layer, lowered: Lowered) -> list[Step]:
+    """The steps after a layer up to its activation function, which may be part of the layer."""
     steps: list[Step] = []
-    value, activated = step.out, any(abs(limit) != float("inf") for limit in step.limits)
+    value, activated = step.out, any(math.isfinite(limit) for limit in step.limits)
     while not activated:
-        readers = [s for s in lowered.steps if any(read.name == value.name for read in s.inputs)]
-        reader = next((s for s in readers if _continues(s, modules)), None)
+        readers = (s for s in lowered.steps if any(read.name == value.name for read in s.inputs))
+        reader = next((s for s in readers if _continues(s)), None)
         if reader is None:
             return steps
         steps.append(reader)
-        value, activated = reader.out, _activates(reader, modules)
+        value, activated = reader.out, _activates(reader)
     if steps and value.grid is None:
         steps += [s for s in lowered.steps if isinstance(s, Quantize) and s.x.name == value.name][:1]
     return steps
 
 
-def _continues(step: Step, modules: Mapping[str, nn.Module]) -> bool:
+def _continues(step: Step) -> bool:
     """Whether a step is part of what a complete convolution layer does: normalise, add, activate, round."""
-    if not isinstance(step, Compute):
-        return isinstance(step, Quantize | Dequantize | Lookup | Sum)
-    if isinstance(modules.get(str(step.node.target)), _NORMALIZATIONS) and step.node.op == "call_module":
-        return True
-    return operation_of(step.node, dict(modules)) in {Operation.ADD, Operation.CLAMP, Operation.ACTIVATION}
+    if isinstance(step, Compute):
+        return isinstance(step.operation, BatchNorm | Add | Clamp | Activation)
+    return isinstance(step, Quantize | Dequantize | Lookup | Sum)
 
 
-def _activates(step: Step, modules: Mapping[str, nn.Module]) -> bool:
-    if isinstance(step, Lookup):
-        return step.node is not None
+def _activates(step: Step) -> bool:
     if isinstance(step, Sum):
-        return any(abs(limit) != float("inf") for limit in step.limits)
-    return isinstance(step, Compute) and operation_of(step.node, dict(modules)) in {
-        Operation.CLAMP,
-        Operation.ACTIVATION,
-    }
+        return any(math.isfinite(limit) for limit in step.limits)
+    return isinstance(step, Compute | Lookup) and isinstance(step.operation, Clamp | Activation)
 
 
-def _label(step: Step, modules: Mapping[str, nn.Module]) -> str:
+def _label(step: Step, graph: Graph) -> str:
     if isinstance(step, Sum):
-        return "sum with the residual, then ReLU" if step.limits[0] == 0.0 else "sum with the residual"
-    if isinstance(step, Compute | Lookup) and step.node is not None:
-        module = modules.get(str(step.node.target)) if step.node.op == "call_module" else None
-        return step.node.name if module is None else f"{type(module).__name__} ({step.node.target})"
+        return (
+            f"sum with the residual, then {clamp_name(*step.limits)}" if _activates(step) else "sum with the residual"
+        )
+    if isinstance(step, Compute | Lookup) and step.operation is not None:
+        module = graph.node[tensor_of(step.out)].module
+        name = _operation_name(step.operation)
+        return f"{name} ({module})" if module else name
     return "dequantized" if isinstance(step, Dequantize) else "put on the next grid"
 
 
-def node_of(value: Value) -> str:
-    """Name of the graph node whose tensor a value holds, as codes or in float."""
-    return value.name.partition(":")[0]
+def _operation_name(operation: Operation) -> str:
+    return clamp_name(operation.lo, operation.hi) if isinstance(operation, Clamp) else kind_of(operation)
+
+
+def clamp_name(lowest: float, highest: float) -> str:
+    """What a clamp is called, by the real values between which it lets pass."""
+    known = {(0.0, math.inf): "ReLU", (0.0, 6.0): "ReLU6"}
+    return known.get((lowest, highest), f"clamp to [{lowest:g}, {highest:g}]")

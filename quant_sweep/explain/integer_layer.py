@@ -1,147 +1,166 @@
-"""A layer in whole numbers, from the codes it reads to the codes it writes.
+"""A layer in the arithmetic of the engine `integer`, taken apart: every number between the codes it reads and writes.
 
-    acc = sum q_x q_w - zero_point_x * sum q_w + bias_q          bias_q = round(bias / (scale_x scale_w)), int32
-    q_y = clamp(zero_point_y + acc * M, lowest, highest)         M = scale_x scale_w / scale_y = M0 * 2**-shift
+    acc = 2^k * sum u_x q_w - 2^k * zero_x * sum q_w + b_q        b_q = round(b / unit), unit = scale_x scale_w / 2^k
+    y   = round(acc * M) + zero_y, clamped                        M = unit / scale_y, in fixed point
 
-A residual r is brought to the steps of y by a factor of its own, scale_r / scale_y, and added before the clamp. The
-ReLU is the lower end of the clamp. Weights have zero_point 0, so no other term is left of eq. 7.
+u = q - qmin is a code as the engine stores it, zero the stored code of 0.0. With a residual both terms are rounded to
+2^-12 steps of the output, added, and rounded once more. A result that is read in float is round(acc * unit / s) units
+of s, one s for all channels.
 
-Source: Jacob et al. 2018, arXiv:1712.05877, sections 2.2 to 2.4.
+`engines.integer.layers` does all this; here nothing is computed again. Where that engine refuses a layer (codes of more
+than 8 bits), its sums are whole numbers of any size, and the rest is left to the simulation.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quant_sweep.arithmetic.affine import quantize
-from quant_sweep.arithmetic.fixed_point import INT32_MAX, INT32_MIN, FixedPoint, fixed_point_of, multiply
-from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.engines.lowering import bounds
+from quant_sweep.arithmetic.affine import dequantize, quantize
+from quant_sweep.arithmetic.fixed_point import multiply
+from quant_sweep.engines.integer.layers import Accumulator, Logits, Requantized, layer_kernel
+from quant_sweep.engines.integer.stored import Stored
+from quant_sweep.engines.lowering import check_weights, why_unsupported
+from quant_sweep.errors import InputError
 from quant_sweep.explain.dataflow import Dataflow
+from quant_sweep.graph import QuantGraph
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """What a batch becomes on its way; whole numbers, all shaped like the layer's output unless said otherwise.
+
+    Attributes:
+        sums: sum u_x q_w.
+        accumulator: with zero-point and bias; where the engine refuses the layer, with the zero-point alone.
+        scaled: acc * M, rounded to steps of the output, to fine steps if there is a residual, or to units of the
+            logits; None where the engine refuses the layer.
+        residual: what is added in fine steps, shaped like the residual; None where nothing is.
+        steps: of the output above 0.0, before the clamp; None where the result is read in float.
+        codes: that are written, in the grid's own numbers; None where the result is read in float.
+        real: what `codes`, or else the accumulator, stand for; float64. Where the engine refuses the layer, with bias
+            and residual, before it is cut off and rounded.
+    """
+
+    sums: Tensor
+    accumulator: Tensor
+    scaled: Tensor | None
+    residual: Tensor | None
+    steps: Tensor | None
+    codes: Tensor | None
+    real: Tensor
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
-    """Everything that a layer multiplies and adds, as whole numbers; all tensors int64 unless said otherwise.
+    """A layer with the kernel that computes it.
 
     Attributes:
-        weight: codes, shaped like the weight.
-        bias: int32 values, (out,).
-        bias_in_float: what they stand for, float32 (out,).
-        scale: of the accumulator, scale_x * scale_w, float64 (out,).
-        factor: M of each output channel; None where the result stays in float.
-        residual_factor: of the residual; None where there is none.
-        lowest, highest: codes at which the output is cut off; None where the result stays in float.
+        dataflow: the layer.
+        weight: codes, int64, shaped like the weight.
+        scale: scale_x * scale_w, float64 (out,).
+        source: how the codes that it reads are stored.
+        kernel: the engine's; None where the engine refuses the layer.
+        refusal: why; "" where it does not.
     """
 
     dataflow: Dataflow
     weight: Tensor
-    bias: Tensor
-    bias_in_float: Tensor
     scale: Tensor
-    factor: FixedPoint | None
-    residual_factor: FixedPoint | None
-    lowest: int | None
-    highest: int | None
+    source: Stored
+    kernel: Requantized | Logits | None
+    refusal: str
 
     @classmethod
-    def of(cls, dataflow: Dataflow) -> IntegerLayer:
-        module, out, residual = dataflow.module, dataflow.step.out.grid, dataflow.step.residual
-        channels = len(dataflow.weight)
-        scale = (dataflow.x_grid.scale.double() * dataflow.weight_grid.scale.double()).expand(channels)
-        in_float = torch.zeros(channels) if module.bias is None else module.bias.detach()
-        bias = torch.round(in_float.double() / scale).clamp(INT32_MIN, INT32_MAX).to(torch.int64)
-        lowest, highest = (None, None) if out is None else bounds(out, dataflow.step.limits)
-        return cls(
-            dataflow,
-            quantize(dataflow.weight, dataflow.weight_grid).to(torch.int64),
-            bias,
-            in_float,
-            scale,
-            None if out is None else fixed_point_of(scale / out.scale.double()),
-            None if out is None or residual is None else fixed_point_of(_scale(residual.grid) / out.scale.double()),
-            lowest,
-            highest,
-        )
+    def of(cls, graph: QuantGraph, dataflow: Dataflow) -> IntegerLayer:
+        weight = quantize(dataflow.weight, dataflow.weight_grid).to(torch.int64)
+        scale = (dataflow.x_grid.scale.double() * dataflow.weight_grid.scale.double()).expand(len(weight))
+        kernel, refusal = _kernel(graph, dataflow)
+        return cls(dataflow, weight, scale, Stored.of(dataflow.x_grid), kernel, refusal)
 
     @property
-    def output_zero_point(self) -> int:
-        return 0 if self.dataflow.step.out.grid is None else int(self.dataflow.step.out.grid.zero_point)
-
-    @property
-    def zero_point(self) -> int:
-        """Of the input."""
-        return int(self.dataflow.x_grid.zero_point)
+    def accumulate(self) -> Accumulator | None:
+        return None if self.kernel is None else self.kernel.accumulate
 
     @property
     def weight_sums(self) -> Tensor:
         """sum q_w of each output channel, (out,)."""
         return self.weight.flatten(1).sum(dim=1)
 
-    @torch.no_grad()
-    def accumulate(self, x: Tensor) -> Tensor:
-        """The accumulator: exact, for float64 holds every whole number up to 2**53.
+    @property
+    def ends(self) -> tuple[int, int] | None:
+        """Lowest and highest code that is written, in the grid's own numbers; None where there is no such clamp."""
+        if not isinstance(self.kernel, Requantized):
+            return None
+        lowest, highest = self.kernel.clamp
+        qmin = self.kernel.target.grid.spec.qmin
+        return lowest + qmin, highest + qmin
+
+    @property
+    def shifts(self) -> Tensor:
+        """k of each output channel, (out,); 0 where the engine refuses the layer."""
+        if self.accumulate is None:
+            return torch.zeros(len(self.weight), dtype=torch.int64)
+        return -self.accumulate.places.flatten()
+
+    def run(self, x: Tensor, residual: Tensor | None) -> Stages:
+        """All stages of a batch.
 
         Args:
-            x: codes of the input, (n, ...).
-
-        Returns:
-            int64, shaped like the layer's output; padding adds zero-points, which count as 0.
+            x, residual: codes in the grids' own numbers; None if nothing is added.
         """
-        layer = copy.deepcopy(self.dataflow.module).double()
-        layer.weight = nn.Parameter(self.weight.double())
-        layer.bias = nn.Parameter(self.bias.double())
-        return torch.round(layer((x.to(torch.int64) - self.zero_point).double())).to(torch.int64)
+        if self.kernel is None:
+            return self._run_exactly(x, residual)
+        u = (x - self.source.grid.spec.qmin).to(torch.uint8)
+        sums = self.kernel.accumulate.sums(u)
+        complete = self.kernel.accumulate.complete(sums)
+        scaled = multiply(complete, self.kernel.factor)
+        if isinstance(self.kernel, Logits):
+            logits = self.kernel.rescaled(complete)
+            return Stages(sums, complete, logits, None, None, None, logits.double() * self.kernel.scale)
+        target, stored, added = self.kernel.target, None, None
+        if self.kernel.residual is not None:
+            assert residual is not None
+            source, factor = self.kernel.residual
+            stored = (residual - source.grid.spec.qmin).to(torch.uint8)
+            added = multiply(source.counts(stored), factor)
+        steps = self.kernel.steps(complete, stored)
+        codes = target.codes(target.write(steps, self.kernel.clamp))
+        real = (codes.double() - float(target.grid.zero_point)) * target.scale
+        return Stages(sums, complete, scaled, added, steps, codes, real)
 
-    def products(self, accumulator: Tensor) -> Tensor:
-        """sum q_x q_w alone, as it stands in the register before zero-point and bias are put right; int64."""
-        return accumulator + self.along_channels(self.zero_point * self.weight_sums - self.bias, accumulator)
-
-    def in_steps_of_output(self, accumulator: Tensor) -> Tensor:
-        """acc * M, int64; an accumulator that overflows its 32 bits counts as saturated."""
-        assert self.factor is not None
-        held = accumulator.clamp(INT32_MIN, INT32_MAX)
-        multiplier, shift = (self.along_channels(part, held) for part in (self.factor.multiplier, self.factor.shift))
-        return multiply(held, FixedPoint(multiplier, shift))
-
-    def residual_in_steps_of_output(self, residual: Tensor) -> Tensor:
-        """(q_r - zero_point_r) * scale_r / scale_y, int64, shaped like the codes given."""
-        grid = None if self.dataflow.step.residual is None else self.dataflow.step.residual.grid
-        assert grid is not None
-        assert self.residual_factor is not None
-        return multiply(residual.to(torch.int64) - int(grid.zero_point), self.residual_factor)
-
-    def before_clamp(self, accumulator: Tensor, residual: Tensor | None) -> Tensor:
-        """Output codes as if the grid had no ends, int64."""
-        codes = self.in_steps_of_output(accumulator) + self.output_zero_point
-        return codes if residual is None else codes + self.residual_in_steps_of_output(residual)
+    def _run_exactly(self, x: Tensor, residual: Tensor | None) -> Stages:
+        """float64 holds every whole number up to 2**53."""
+        counts = (x.to(torch.int64) - int(self.source.grid.zero_point)).double()
+        accumulator = self.dataflow.step.operation(counts, self.weight.double()).to(torch.int64)
+        sums = accumulator + self.along_channels(self.source.zero * self.weight_sums)
+        real = accumulator * self.along_channels(self.scale)
+        if self.dataflow.bias is not None:
+            real = real + self.along_channels(self.dataflow.bias.double())
+        if residual is not None and self.dataflow.step.residual is not None:
+            assert self.dataflow.step.residual.grid is not None
+            real = real + dequantize(residual, self.dataflow.step.residual.grid)
+        return Stages(sums, accumulator, None, None, None, None, real)
 
     def worst_case(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Smallest and largest that any input could make of `products` and of the accumulator."""
-        spec = self.dataflow.x_grid.spec
-        with_zero_point = self._extremes(spec.qmin, spec.qmax, torch.zeros_like(self.bias))
-        final = self._extremes(spec.qmin - self.zero_point, spec.qmax - self.zero_point, self.bias)
-        return with_zero_point, final
-
-    def _extremes(self, lowest: int, highest: int, bias: Tensor) -> tuple[int, int]:
+        """Smallest and largest that any input could make of `sums` and of the accumulator."""
         rows = self.weight.flatten(1)
         above, below = rows.clamp(min=0).sum(dim=1), rows.clamp(max=0).sum(dim=1)
-        smallest, largest = above * lowest + below * highest + bias, above * highest + below * lowest + bias
-        return int(smallest.min()), int(largest.max())
+        ends = [self.source.steps * sums for sums in (below, above)]  # codes are stored from 0 on
+        if self.accumulate is None:
+            final = [sums - self.source.zero * self.weight_sums for sums in ends]
+        else:
+            final = [self.accumulate.complete(self.along_channels(sums)).flatten() for sums in ends]
+        return (int(ends[0].min()), int(ends[1].max())), (int(final[0].min()), int(final[1].max()))
 
-    def along_channels(self, values: Tensor, out: Tensor) -> Tensor:
-        """View values per output channel so that they broadcast over an output; () stays ()."""
-        if values.dim() == 0:
-            return values
-        shape = [1] * out.dim()
-        shape[self.dataflow.channel_axis] = -1
-        return values.reshape(shape)
+    def along_channels(self, values: Tensor) -> Tensor:
+        """View values per output channel so that they broadcast over an output."""
+        return values.reshape(-1, *[1] * (self.weight.dim() - 2))
 
 
 def bits_needed(lowest: int, highest: int) -> int:
@@ -149,6 +168,18 @@ def bits_needed(lowest: int, highest: int) -> int:
     return 1 + max((value if value >= 0 else ~value).bit_length() for value in (lowest, highest))
 
 
-def _scale(grid: QParams | None) -> Tensor:
-    assert grid is not None
-    return grid.scale.double()
+def _kernel(graph: QuantGraph, dataflow: Dataflow) -> tuple[Requantized | Logits | None, str]:
+    """The engine's kernel, or why there is none."""
+    step, constants = dataflow.step, graph.graph.constants
+    alone = replace(graph, weights=tuple(q for q in graph.weights if q.name == step.weight))
+    values = [value for value in (step.x, step.residual, step.out) if value is not None]
+    specs = {value.name: value.grid.spec for value in values if value.grid is not None}
+    reason = why_unsupported(alone, {**specs, step.weight: dataflow.weight_grid.spec})
+    if reason is not None:
+        return None, reason
+    try:
+        check_weights("integer", alone, {step.weight: dataflow.weight_grid})
+        build = Logits if step.out.grid is None else layer_kernel
+        return build(step, constants, dataflow.weight_grid), ""
+    except InputError as error:
+        return None, str(error)

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from quant_sweep.arithmetic.qparams import QuantSpec
-from quant_sweep.explain.explanation import Channels
+from quant_sweep.explain.layer import Channels
 from quant_sweep.explain.tensor_study import TensorStudy
 from quant_sweep.report.figures import COLOURS, GREY, MARKERS
 
 _SIZE = (4.6, 3.5)  # inches; at 10 points the letters stay legible at 350 pixels
 _LEGEND_ROW = 0.24  # inches
-_FEW_CODES = 32  # beyond that, lines at every code would blacken the picture
+_FEW_CODES = 32  # with more, a line at every code would cover the picture
 _FINEST_BAR = 1 / 4  # of a step
 
 
@@ -66,7 +66,7 @@ def histogram_with_ranges(study: TensorStudy) -> Figure:
 
 
 def trade_off_curve(study: TensorStudy) -> Figure:
-    """Rounding, clipping and their sum as the range narrows; each observer where it came to stand."""
+    """Rounding, clipping and their sum as the range narrows; and what each observer chose."""
     figure, axes = _empty("range kept, %", "error / power of the signal")
     curve = study.trade_off
     kept = 100 * np.asarray(curve.kept)
@@ -75,7 +75,7 @@ def trade_off_curve(study: TensorStudy) -> Figure:
     axes.plot(kept, _positive(clipping), color=GREY, linestyle=":", linewidth=1.6, label="clipping")
     axes.plot(kept, _positive(rounding + clipping), color="black", linewidth=1.6, label="both")
     for number, (name, choice) in enumerate(study.choices.items()):
-        style = _marker_style(number, 12 - 1.3 * number)  # those that stand on one spot all show
+        style = _marker_style(number, 12 - 1.3 * number)  # all stay visible where they coincide
         axes.plot([100 * choice.kept], [choice.error], linestyle="none", label=_label(study, name), **style)
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())

@@ -5,7 +5,6 @@ Rounding error grows with the range that the codes are spread over, clipping err
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import final
@@ -13,10 +12,10 @@ from typing import final
 from torch import Tensor
 
 from quant_sweep import observers
-from quant_sweep.arithmetic.affine import qparams_from_range
+from quant_sweep.arithmetic.affine import qparams_from_range, sqnr_db
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import observe
-from quant_sweep.explain.errors_of import Values
+from quant_sweep.explain.tensor_errors import Values
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.observers import Observer
 
@@ -136,15 +135,12 @@ def name_of(observer: Observer) -> str:
     return type(observer).__module__.rpartition(".")[2]
 
 
-def sqnr_db(error: float) -> float:
-    """Of an error as a share of the signal's power; inf where there is none."""
-    return math.inf if error == 0 else -10 * math.log10(error)
-
-
 def _choice(name: str, observer: Observer, values: Values, spec: QuantSpec, widths: Collection[int]) -> Choice:
     summary, asked = values.summary, sorted({*widths, spec.bits})
     grids = {bits: observe(summary, replace(spec, bits=bits), observer) for bits in asked}
-    return _judged(name, values, grids[spec.bits], {b: sqnr_db(sum(values.errors(g))) for b, g in grids.items()})
+    return _judged(
+        name, values, grids[spec.bits], {b: sqnr_db(1.0, sum(values.errors(g))).item() for b, g in grids.items()}
+    )
 
 
 def _judged(name: str, values: Values, grid: QParams, by_width: Mapping[int, float]) -> Choice:
@@ -160,7 +156,7 @@ def _judged(name: str, values: Values, grid: QParams, by_width: Mapping[int, flo
         clipped=values.clipped(grid),
         rounding=rounding,
         clipping=clipping,
-        sqnr_db={**by_width, grid.spec.bits: sqnr_db(rounding + clipping)},
+        sqnr_db={**by_width, grid.spec.bits: sqnr_db(1.0, rounding + clipping).item()},
     )
 
 

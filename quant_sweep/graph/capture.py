@@ -29,7 +29,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.graph.functional import functional, inlined
 from quant_sweep.graph.graph import INPUT, Graph, Node, pruned
 from quant_sweep.graph.interpret import Network, relative_difference
-from quant_sweep.graph.normalize import Constant, base_name, is_tensor, recorded, same_as_input, shape_of_one
+from quant_sweep.graph.normalize import Constant, base_name, is_tensor, maker_of, recorded, same_as_input, shape_of_one
 from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Operation, Weighted
 
 _MOST_IMAGES = 4096  # of a batch, as torch.export wants to know it; nothing here depends on it
@@ -93,6 +93,7 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
     with torch.no_grad():
         _check_alone(own, images[:_COMPARED], name, tolerance)
         program = functional(inlined(_exported(own, images, name)))
+        program.graph.eliminate_dead_code()  # indices of max-pooling that nobody reads
         captured = Captured(_graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
         if tolerance > _ROUNDING_FLOAT32:  # the model's own rounding may hide what the graph's does not
             _check_alone(Network(captured.graph), captured.images, name, _ROUNDING_FLOAT32)
@@ -116,7 +117,7 @@ def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy in evaluation mode on the CPU, and at least two different images in the numbers that it computes with."""
     own = copy.deepcopy(model, _copies_of_computed_tensors(model)).cpu().eval().requires_grad_(False)
     floats = [tensor.dtype for tensor in own.parameters() if tensor.is_floating_point()]
-    images = example.detach().cpu()
+    images = example.detach().cpu().contiguous()
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1) * 0.5])
     images = images.float() if images.is_floating_point() else images
@@ -155,12 +156,7 @@ class _Types(TorchDispatchMode):
 
 def _outputs(own: nn.Module, images: Tensor, name: str) -> Any:
     """What the model makes of a batch: tensors with a row for each image."""
-    try:
-        outputs = own(images.clone())
-    except Exception as error:
-        raise InputError(
-            f"model={name}: cannot compute inputs of shape {tuple(images.shape)}: {_one_line(error)}"
-        ) from error
+    outputs = _run(own, images, name)
     for leaf in pytree.tree_leaves(outputs):
         if not isinstance(leaf, Tensor):
             raise InputError(f"model={name}: returns {type(leaf).__name__}, where tensors are expected")
@@ -169,20 +165,39 @@ def _outputs(own: nn.Module, images: Tensor, name: str) -> Any:
                 f"model={name}: returns a tensor of shape {tuple(leaf.shape)} for {len(images)} images; "
                 "axis 0 has to count the images"
             )
+    _check_finite(outputs, own, name)
     return outputs
+
+
+def _run(network: nn.Module, images: Tensor, name: str) -> Any:
+    try:
+        return network(images.clone())  # which the model may write over
+    except Exception as error:
+        raise InputError(
+            f"model={name}: cannot compute inputs of shape {tuple(images.shape)}: {_one_line(error)}"
+        ) from error
 
 
 def _check_alone(network: nn.Module, images: Tensor, name: str, tolerance: float) -> None:
     """Refuse a network whose result for an image depends on the other images of the batch, or on chance."""
     stranger = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.dtype)
-    alone = network(images[:1].clone())
+    alone = _run(network, images[:1], name)
     for batch in (images, torch.cat([images[:1], stranger])):
-        first = pytree.tree_map(lambda y: y[:1], network(batch.clone()))
+        first = pytree.tree_map(lambda y: y[:1], _run(network, batch, name))
         if not relative_difference(first, alone) <= 10 * tolerance:
             raise InputError(
                 f"model={name}: its result for an image depends on the other images of the batch, or on chance; "
                 "quantization needs a network that sees each image alone (in evaluation mode)"
             )
+
+
+def _check_finite(outputs: Any, own: nn.Module, name: str) -> None:
+    if all(bool(leaf.isfinite().all()) for leaf in pytree.tree_leaves(outputs)):
+        return
+    unsound = next((path for path, p in own.named_parameters() if not bool(p.isfinite().all())), None)
+    if unsound is not None:
+        raise InputError(f"model={name}: {unsound} holds NaN or infinity; use a sound checkpoint")
+    raise InputError(f"model={name}: its result for the first images holds NaN or infinity")
 
 
 def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
@@ -270,6 +285,8 @@ class _Reading:
             self.known[node] = _computed(operation, constants)
             return
         name, path = self._unique(self._tensor_name(node)), _path(node)
+        if isinstance(operation, BatchNorm) and getattr(self.modules.get(path), "momentum", 0.0) is None:
+            operation = replace(operation, momentum=None)  # in evaluation mode torch.nn passes 0.0 on
         names = [
             self._named(source, path, name, _role(operation, position))
             if isinstance(source, Constant)
@@ -286,7 +303,8 @@ class _Reading:
         path = _path(node)
         if node in self.ends and _is_layer(self.modules.get(path)):
             return path
-        return ".".join(part for part in (path, base_name(node)) if part)
+        several = "" if is_tensor(node) else "tensors"  # the plain name is for the one that may be read of them
+        return ".".join(part for part in (path, base_name(maker_of(node)), several) if part)
 
     def _unique(self, stem: str) -> str:
         """<stem>.output; further calls of the same module or function get _1, _2, ..."""
@@ -308,7 +326,7 @@ class _Reading:
         return name
 
     def _with_float_weights(self, node: Node, of_layers: set[str]) -> Node:
-        """The node; unless it is a layer, it reads the weights of layers under other names: in float."""
+        """The node, which reads weights of layers under other names unless it is a layer: those are not quantized."""
         if isinstance(node.operation, Weighted) or of_layers.isdisjoint(node.inputs):
             return node
         renamed = {}

@@ -211,13 +211,24 @@ def _has_one_row_an_image(node: fx.Node) -> bool:
 
 
 def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The form of an operator that does not write over its input."""
+    """The form of an operator that does not write over its input, and takes it in any layout."""
     schema = getattr(function, "_schema", None)
-    if schema is None or not schema.is_mutable:
+    if schema is None:
         return function
     name = schema.name.partition("::")[2]
+    if name in {"view", "_unsafe_view"} and not schema.overload_name:
+        return torch.ops.aten.reshape.default
+    if name == "as_strided":
+        return _as_strided
+    if not schema.is_mutable:
+        return function
     packet = getattr(torch.ops.aten, name.removesuffix("_"))
     return getattr(packet, schema.overload_name or "default")  # type: ignore[no-any-return]
+
+
+def _as_strided(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+    """As the exported program reads its input's memory, which has the images side by side."""
+    return torch.as_strided(x.contiguous(), *arguments, **more)
 
 
 def _network_input(graph: fx.Graph) -> fx.Node:
@@ -420,6 +431,15 @@ def _linear_of(
 
 
 # -- items of operators that return several tensors --
+
+
+def maker_of(node: fx.Node) -> fx.Node:
+    """The node that a tensor is named after: an operator that returns more, where only its first tensor is read."""
+    if node.target is operator.getitem:
+        parent = node.args[0]
+        if isinstance(parent, fx.Node) and base_name(parent) in _FIRST_ITEM and _only_first_item_is_read(parent):
+            return parent
+    return node
 
 
 def _item(node: fx.Node, constants: Constants) -> Recorded:

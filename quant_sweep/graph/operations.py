@@ -91,11 +91,12 @@ class BatchNorm(Operation):
     gamma * (x - mean) / sqrt(variance + eps) + beta, Ioffe and Szegedy 2015.
 
     Attributes:
-        momentum: share of a batch in the running statistics, where they are estimated again.
+        momentum: share of a batch in the running statistics, where they are estimated again; None where every batch of
+            the training counts alike.
     """
 
     eps: float
-    momentum: float
+    momentum: float | None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         x, gamma, beta, mean, variance = inputs

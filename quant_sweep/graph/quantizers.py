@@ -9,8 +9,8 @@ none          inputs of convolution, linear, activation and average pooling; a B
 bn            BatchNorm folded. The output of each convolution and linear layer, and of each activation, too: a
               value is rounded before *and* after the activation.
 conv_bn_relu  folded and fused. A layer's output is quantized once, after the residual add and the ReLU that can be
-              done on its accumulator, and only where a layer reads it in the end: what BatchNorm, layer norm or
-              attention read next stays in float, for they gain nothing from codes.
+              done on its accumulator, and only for readers that lead to a layer through operations that integers
+              can do. Others (BatchNorm, layer norm, attention, products) read it in float: codes are of no use to them.
 
 The outputs of the network, and what they alone go through (softmax, division by a constant, reshape), are never
 quantized: logits are compared, and clipping them costs accuracy for nothing.
@@ -199,7 +199,12 @@ def _readers_fused(graph: Graph, fusion: Fusion) -> Readers:
                     chosen.add(source_of(graph, other_operand(fused[1], node.name), fused[1].name)[0])
         elif fusion is Fusion.bn and isinstance(node.operation, Clamp | Activation):
             chosen.add(node.name)
-    return {name: [r.name for r in graph.readers[name] if not leads_only_out(graph, r)] for name in chosen}
+    computes_on_codes = _continues_to_a_layer if fusion is Fusion.conv_bn_relu else _stays_inside
+    return {name: [r.name for r in graph.readers[name] if computes_on_codes(graph, r)] for name in chosen}
+
+
+def _stays_inside(graph: Graph, reader: Node) -> bool:
+    return not leads_only_out(graph, reader)
 
 
 def fused_operations(graph: Graph, layer: Node) -> list[Node]:

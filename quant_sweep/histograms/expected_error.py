@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant_sweep.arithmetic.affine import grid_of_range
+from quant_sweep.arithmetic.affine import grid_of_range, sqnr_db
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.histograms.histogram import Histogram
 
@@ -126,17 +126,13 @@ def high_resolution_error(histogram: Histogram, lo: Tensor, hi: Tensor, spec: Qu
 
 
 def sqnr_db_of(histogram: Histogram, qparams: QParams) -> Tensor:
-    """Signal-to-quantization-noise ratio that a per-tensor grid gives the values of a histogram, dB, float64 ().
-
-    +inf where no error is left, NaN where there is no signal either; `affine.sqnr_db` is the same from the values.
-    """
+    """`sqnr_db` that a per-tensor grid gives the values of a histogram, dB, float64 ()."""
     moments, spec = Moments.of(histogram), qparams.spec
     codes = torch.arange(spec.qmin, spec.qmax + 1, dtype=torch.float64)
     levels = qparams.scale.to(torch.float64) * (codes - qparams.zero_point)
     noise = moments.squared_error(levels[None, None, :]).squeeze()
     signal = moments.below[2, 0, -1]
-    decibels: Tensor = 10 * torch.log10(signal / noise)
-    return decibels
+    return sqnr_db(signal, noise)
 
 
 def clipped_fraction_of(histogram: Histogram, qparams: QParams) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_sweep.errors import InputError
-from quant_sweep.runtime.atomic_file import replacing
+from quant_sweep.runtime.tensor_file import read_tensors, read_text, write_tensors
 
 __all__ = ["load_weights", "read_checkpoint", "read_metadata", "weights_digest", "write_checkpoint"]
 
@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"model.checkpoint={path}: no such file; train it with quant-sweep-train or give a path")
     try:
-        stored = safetensors.torch.load_file(path) if _is_safetensors(path) else _read_torch(path)
+        stored = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
     state = _without_wrappers(_innermost(stored))
@@ -77,7 +77,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write safetensors; a reader sees the old file or the whole new one.
+    """Write safetensors with a digest; a reader sees the old file or the whole new one.
 
     Raises:
         ValueError: a value is NaN or infinite; nothing is written.
@@ -88,9 +88,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
     for name, value in plain.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{path}: not written, {name} holds NaN or infinite values")
-    content = safetensors.torch.save(plain, metadata=dict(metadata))
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(content)
+    write_tensors(path, plain, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -100,8 +98,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         InputError: unreadable or truncated.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+        return dict(read_text(path) or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
 
@@ -121,6 +118,16 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or start[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    """Anybody's file; one that `write_checkpoint` wrote must be intact."""
+    stored = read_tensors(path)
+    if stored is not None:
+        return stored.tensors
+    if read_text(path) is not None:
+        raise InputError(f"model.checkpoint={path}: damaged, its digest is another; copy it again, or train it anew")
+    return safetensors.torch.load_file(path)
 
 
 def _read_torch(path: Path) -> Any:

@@ -12,21 +12,27 @@ from pathlib import Path
 import pandas as pd
 
 from quant_sweep.errors import InputError
+from quant_sweep.report.document import Document
 from quant_sweep.report.figures import png
-from quant_sweep.report.page import EMPTY, page, pivot_csv, points_csv
-from quant_sweep.report.plots import accuracy_figure, heat_map
+from quant_sweep.report.markdown import markdown
+from quant_sweep.report.page import page, pivot_csv, points_csv
 from quant_sweep.report.points import Bits, Point, read_points
-from quant_sweep.report.sections import Section, split
+from quant_sweep.report.sections import split
 from quant_sweep.runtime.atomic_file import replacing
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written. `text` is the report for a terminal: Markdown without pictures."""
+    """What was written, and where."""
 
-    text: str
+    document: Document
     folder: Path
     files: tuple[Path, ...]
+
+    @property
+    def text(self) -> str:
+        """Markdown without pictures."""
+        return markdown(self.document, pictures=False)
 
 
 def build_report(runs: pd.DataFrame, folder: Path) -> Report:
@@ -42,11 +48,20 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
     """
     points = sorted(read_points(runs, "point"), key=_order)
     sections = split(points, read_points(runs, "float"))
-    contents = _contents(points, sections) if points else {"report.md": EMPTY.encode()}
-    text = page(sections, points, pictures=False) if points else EMPTY
+    document = page(sections, points)
+    contents = document_files(document, "report.md")
+    if points:
+        contents["points.csv"] = points_csv(points).encode()
+    contents |= {f"pivot_{section.slug}.csv": pivot_csv(section).encode() for section in sections}
     files = write_files(folder, contents)
     _remove_outdated(folder, files)
-    return Report(text, folder, files)
+    return Report(document, folder, files)
+
+
+def document_files(document: Document, name: str) -> dict[str, bytes]:
+    """By file name: the document as Markdown, called `name`, and the pictures that it links."""
+    pictures = {picture.file: png(picture.draw()) for picture in document.pictures if picture.file is not None}
+    return {name: markdown(document).encode(), **pictures}
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]:
@@ -69,20 +84,6 @@ def _remove_outdated(folder: Path, files: tuple[Path, ...]) -> None:
         for path in folder.glob(pattern):
             if path not in files:
                 path.unlink()
-
-
-def _contents(points: list[Point], sections: list[Section]) -> dict[str, bytes]:
-    """File name -> content."""
-    observers = sorted({column for section in sections for column in section.columns})
-    contents = {
-        "report.md": page(sections, points, pictures=True).encode(),
-        "points.csv": points_csv(points).encode(),
-    }
-    for section in sections:
-        contents[f"pivot_{section.slug}.csv"] = pivot_csv(section).encode()
-        contents[f"accuracy_{section.slug}.png"] = png(accuracy_figure(section, observers))
-        contents[f"heatmap_{section.slug}.png"] = png(heat_map(section))
-    return contents
 
 
 def _order(point: Point) -> tuple[list[tuple[str, str]], Bits, str]:

@@ -1,19 +1,22 @@
-"""Sections -> the report as Markdown, and each table as CSV."""
+"""Sections -> the report as a document, and each table as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
-from tabulate import tabulate
 
 from quant_sweep.report.answer import fewest_bits, short_result, subjects
+from quant_sweep.report.document import Block, Document, Heading, Items, Paragraph, Picture, Table
 from quant_sweep.report.kernels import NOTE, agreement_rows
+from quant_sweep.report.plots import accuracy_figure, heat_map
 from quant_sweep.report.points import Point
+from quant_sweep.report.remarks import remarks
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
 from quant_sweep.report.study import STUDY, study_rows
 
-EMPTY = "# Quantization report\n\nNo points yet: no run of a sweep is in this experiment.\n"
+_TITLE = "Quantization report"
 _NOTES = {
     "failed": "`failed`: the run raised an error, listed below.",
     "killed": "`killed`: the run was stopped before its end.",
@@ -23,42 +26,36 @@ _NOTES = {
 }
 
 
-def page(sections: Sequence[Section], points: Sequence[Point], pictures: bool) -> str:
-    """The whole report. `pictures` adds links to the image files beside it."""
-    parts = [
-        "# Quantization report",
+def page(sections: Sequence[Section], points: Sequence[Point]) -> Document:
+    """The whole report; its pictures have files."""
+    if not points:
+        return Document(_TITLE, (Paragraph("No points yet: no run of a sweep is in this experiment."),))
+    observers = sorted({column for section in sections for column in section.columns})
+    blocks: list[Block] = [
         *_study(points),
         *_answers(sections),
-        "## Accuracy by bits and observer",
+        Heading("Accuracy by bits and observer"),
         _reading(sections),
+        *_shared(points),
+        *map(Paragraph, remarks(points)),
     ]
-    if shared := shared_params(points):
-        parts.append(
-            "The same in all runs: "
-            + ", ".join(f"`{name}={value}`" for name, value in shared.items() if not is_axis(name))
-            + "."
-        )
     for section in sections:
-        parts += [f"### {section.title}", pivot_markdown(section)]
+        blocks += [Heading(section.title, level=3), pivot(section)]
         if section.mixed:
-            parts.append("Beware: these runs saw different float models (their float accuracies differ).")
-        if pictures:
-            parts.append(f"![accuracy against bits](accuracy_{section.slug}.png)")
-            parts.append(f"![heat map](heatmap_{section.slug}.png)")
-    return "\n\n".join(parts + _kernels(points) + _errors(sections)) + "\n"
+            blocks.append(Paragraph("Beware: these runs saw different float models (their float accuracies differ)."))
+        accuracy, heat = partial(accuracy_figure, section, observers), partial(heat_map, section)
+        blocks.append(Picture("accuracy against bits", accuracy, f"accuracy_{section.slug}.png"))
+        blocks.append(Picture("heat map", heat, f"heatmap_{section.slug}.png"))
+    return Document(_TITLE, (*blocks, *_kernels(points), *_errors(sections)))
 
 
-def pivot_markdown(section: Section) -> str:
-    """The table of a section, the best of each row in bold."""
-    lines = []
-    for row in section.rows:
-        best = section.best(row)
-        texts = [_text(section.cells[row, column]) for column in section.columns]
-        marked = [
-            f"**{text}**" if column in best else text for column, text in zip(section.columns, texts, strict=True)
-        ]
-        lines.append([str(row), *marked])
-    return _table([["float", *_original(section)], *lines], ["bits", *section.columns])
+def pivot(section: Section) -> Table:
+    """The table of a section, the best of each row strong."""
+    rows, strong = [("float", *_original(section))], set[tuple[int, int]]()
+    for y, row in enumerate(section.rows, start=1):
+        rows.append((str(row), *(_text(section.cells[row, column]) for column in section.columns)))
+        strong |= {(y, x) for x, column in enumerate(section.columns, start=1) if column in section.best(row)}
+    return Table(("bits", *section.columns), tuple(rows), frozenset(strong))
 
 
 def pivot_csv(section: Section) -> str:
@@ -96,49 +93,50 @@ def _measured(point: Point) -> dict[str, float]:
     return {"accuracy": point.accuracy.percent, "accuracy_low": low, "accuracy_high": high, **others}
 
 
-def _study(points: Sequence[Point]) -> list[str]:
+def _study(points: Sequence[Point]) -> list[Block]:
     rows = study_rows(points)
-    if not rows:
-        return []
-    return ["## The original study's table", STUDY, _table([list(row.values()) for row in rows], list(rows[0]))]
+    return [Heading("The original study's table"), Paragraph(STUDY), _table(rows)] if rows else []
 
 
-def _answers(sections: Sequence[Section]) -> list[str]:
-    parts = []
+def _answers(sections: Sequence[Section]) -> Iterator[Block]:
     for group in subjects(sections):
-        rows = short_result(group)
-        table = _table([list(row.values()) for row in rows], list(rows[0]))
         name = f"{group[0].subject.get('model', 'model')} on {group[0].subject.get('data', 'data')}"
-        parts += [f"## Short result: {name}", fewest_bits(group), table]
-    return parts
+        yield Heading(f"Short result: {name}")
+        yield Paragraph(fewest_bits(group))
+        yield _table(short_result(group), words=("Settings",))
 
 
-def _reading(sections: Sequence[Section]) -> str:
+def _reading(sections: Sequence[Section]) -> Items:
     """How to read the tables; only what occurs in them is explained."""
     seen = {cell.status for section in sections for cell in section.cells.values()}
-    lines = [
-        "- Accuracy in percent with its 95 % interval (Wilson); the best observer of each row is bold.",
-        "- All runs see the same test images: a difference between two is more certain than their intervals suggest.",
-        *(f"- {text}" for status, text in _NOTES.items() if status in seen),
-    ]
-    return "\n".join(lines)
+    return Items(
+        (
+            "Accuracy in percent with its 95 % interval (Wilson); the best observer of each row is bold.",
+            "All runs see the same test images: a difference between two is more certain than their intervals suggest.",
+            *(text for status, text in _NOTES.items() if status in seen),
+        )
+    )
 
 
-def _kernels(points: Sequence[Point]) -> list[str]:
+def _shared(points: Sequence[Point]) -> list[Block]:
+    named = [f"`{name}={value}`" for name, value in shared_params(points).items() if not is_axis(name)]
+    return [Paragraph(f"The same in all runs: {', '.join(named)}.")] if named else []
+
+
+def _kernels(points: Sequence[Point]) -> list[Block]:
     rows = agreement_rows(points)
-    if not rows:
-        return []
-    return ["## Integer kernels against simulation", NOTE, _table([list(row.values()) for row in rows], list(rows[0]))]
+    return [Heading("Integer kernels against simulation"), Paragraph(NOTE), _table(rows)] if rows else []
 
 
-def _errors(sections: Sequence[Section]) -> list[str]:
-    rows = [
-        [section.title, str(row), column, cell.error.replace("|", "\\|")]
+def _errors(sections: Sequence[Section]) -> list[Block]:
+    rows = tuple(
+        (section.title, str(row), column, cell.error)
         for section in sections
         for (row, column), cell in section.cells.items()
         if cell.error and cell.accuracy is None
-    ]
-    return ["## Errors", _table(rows, ["section", "bits", "observer", "error"])] if rows else []
+    )
+    headers = ("section", "bits", "observer", "error")
+    return [Heading("Errors"), Table(headers, rows, words=("observer", "error"))] if rows else []
 
 
 def _original(section: Section) -> list[str]:
@@ -149,5 +147,6 @@ def _text(cell: Cell) -> str:
     return str(cell.accuracy) if cell.accuracy else cell.status
 
 
-def _table(rows: list[list[str]], headers: list[str]) -> str:
-    return str(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
+def _table(rows: Sequence[dict[str, str]], words: tuple[str, ...] = ()) -> Table:
+    """A table of rows that all have the same keys, its headers."""
+    return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows), words=words)

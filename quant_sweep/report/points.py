@@ -89,6 +89,7 @@ class Point:
     start_time: int
     params: dict[str, str]
     metrics: dict[str, float]
+    tags: dict[str, str]
 
     @property
     def accuracy(self) -> Accuracy | None:
@@ -136,4 +137,5 @@ def _point(record: dict[str, object]) -> Point:
         start_time=int(str(record["start_time"])),
         params={name: str(value) for name, value in there("params.").items()},
         metrics={name: float(str(value)) for name, value in there("metrics.").items()},
+        tags={name: str(value) for name, value in there("tags.").items()},
     )

@@ -30,7 +30,7 @@ class Cell:
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Cell:
-        """The cell of all points with the same settings; nobody ran it if there are none."""
+        """The cell of all points with the same settings; not run if there are none."""
         if not points:
             return cls("–", None, "")
         point = newest(points)

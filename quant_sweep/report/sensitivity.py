@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
-from quant_sweep.report.build import Report, write_files
-from quant_sweep.report.figures import COLOURS, png
+from quant_sweep.report.build import Report, document_files, write_files
+from quant_sweep.report.document import Document, Heading, Paragraph, Picture, Table
+from quant_sweep.report.figures import COLOURS
 
 _COLOURS = {"weight": COLOURS[0], "activation": COLOURS[1]}
 _LABELS = {"weight": "weight alone", "activation": "input alone"}
@@ -65,30 +65,34 @@ def build_sensitivity_report(table: SensitivityTable, folder: Path) -> Report:
     Raises:
         InputError: `folder` cannot be written.
     """
-    text = sensitivity_page(table)
-    contents = {
-        "sensitivity.md": f"{text}\n![damage of each layer](sensitivity.png)\n".encode(),
-        "sensitivity.csv": table.rows.to_csv(index=False).encode(),
-        "sensitivity.png": png(sensitivity_figure(table)),
-    }
-    return Report(text, folder, write_files(folder, contents))
+    document = sensitivity_page(table)
+    contents = document_files(document, "sensitivity.md")
+    contents["sensitivity.csv"] = table.rows.to_csv(index=False).encode()
+    return Report(document, folder, write_files(folder, contents))
 
 
-def sensitivity_page(table: SensitivityTable) -> str:
-    """The ranking as Markdown: layers, then single tensors."""
+def sensitivity_page(table: SensitivityTable) -> Document:
+    """The ranking: layers, then single tensors, then the chart."""
     (whole,) = table.of("network").itertuples()
-    parts = [
-        f"# Sensitivity: {table.title}",
-        f"Measured on {table.scope}; one image is {100 / table.images:.2g} points of accuracy. One part at a time is "
-        "quantized, everything else stays in float; worst first, by the divergence of the logits (KL, nats).",
-        f"Float accuracy {table.float_accuracy:.2f}. Everything quantized at once: accuracy drop "
-        f"{whole.accuracy_drop:.2f}, logit KL {whole.logit_kl:.3g}, logit SQNR {whole.logit_sqnr_db:.1f} dB.",
-        "## Layers, weight and input quantized",
-        _markdown(table.of("layer"), ["name"], ["layer"], own=False),
-        "## Single tensors",
-        _markdown(table.of("weight", "activation"), ["name", "kind"], ["tensor", "kind"], own=True),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return Document(
+        f"Sensitivity: {table.title}",
+        (
+            Paragraph(
+                f"Measured on {table.scope}; one image is {100 / table.images:.2g} points of accuracy. One part at a "
+                "time is quantized, everything else stays in float; worst first, by the divergence of the logits "
+                "(KL, nats)."
+            ),
+            Paragraph(
+                f"Float accuracy {table.float_accuracy:.2f}. Everything quantized at once: accuracy drop "
+                f"{whole.accuracy_drop:.2f}, logit KL {whole.logit_kl:.3g}, logit SQNR {whole.logit_sqnr_db:.1f} dB."
+            ),
+            Heading("Layers, weight and input quantized"),
+            _ranking(table.of("layer"), ["name"], ["layer"], own=False),
+            Heading("Single tensors"),
+            _ranking(table.of("weight", "activation"), ["name", "kind"], ["tensor", "kind"], own=True),
+            Picture("damage of each layer", lambda: sensitivity_figure(table), "sensitivity.png"),
+        ),
+    )
 
 
 def sensitivity_figure(table: SensitivityTable) -> Figure:
@@ -147,12 +151,12 @@ def _draw_panel(axes: Axes, lines: Sequence[tuple[str, dict[str, Row]]], column:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _markdown(rows: pd.DataFrame, names: list[str], headers: list[str], own: bool) -> str:
+def _ranking(rows: pd.DataFrame, names: list[str], headers: list[str], own: bool) -> Table:
     formats = {"accuracy_drop": "{:.2f}", "logit_kl": "{:.3g}", "logit_sqnr_db": "{:.1f}"}
     formats |= {"own_sqnr_db": "{:.1f}"} if own else {}
     titles = ["accuracy drop", "logit KL", "logit SQNR, dB", *(["own SQNR, dB"] if own else [])]
     lines = [
-        [*(row[name] for name in names), *(form.format(row[column]) for column, form in formats.items())]
+        (*(row[name] for name in names), *(form.format(row[column]) for column, form in formats.items()))
         for row in _records(rows)
     ]
-    return str(tabulate(lines, headers=[*headers, *titles], tablefmt="pipe", disable_numparse=True))
+    return Table((*headers, *titles), tuple(lines), words=("kind",))

@@ -1,7 +1,7 @@
 """The table that the original study printed, its ResNet-50 beside the models of an experiment.
 
 A run belongs to it by its params alone, those that `conf/experiment/original.yaml` (the study's code) and
-`original_text.yaml` (its text) set: a sweep that took another road to the same settings is in the table too.
+`original_text.yaml` (its text) set: a sweep that reached the same settings in another way is in the table too.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _way(params: Mapping[str, str], recipe: str) -> str | None:
 
 
 def _title(column: _Column, columns: Sequence[_Column]) -> str:
-    """The column's name, and what parts it from others of that name."""
+    """The column's name, and what distinguishes it from others of that name."""
     alike = [other.settings for other in columns if other.name == column.name]
     differing = [name for name in _COLUMN if len({settings[name] for settings in alike}) > 1]
     return " ".join([column.name, *(f"{name}={shortened(column.settings[name])}" for name in differing)])

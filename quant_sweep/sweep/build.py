@@ -25,6 +25,7 @@ from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Captured, Fusion, Graph, Network, QuantGraph, capture_float, with_quantizers
 from quant_sweep.models import load_weights, read_checkpoint
+from quant_sweep.tracking import Tracker
 
 _ALLOWED = "quant_sweep."
 _COMPARED = 4  # training images on which a model is compared with its graph
@@ -84,9 +85,19 @@ def _check_target(group: str, target: str) -> None:
         raise InputError(f"{group}._target_={target!r}: a config builds {_ALLOWED}* only")
 
 
-def load_data(node: DictConfig) -> DataSet:
-    """The data set that `data=` names."""
-    return _data_set(json.dumps(plain(node), sort_keys=True))
+def open_tracker(cfg: DictConfig) -> Tracker:
+    """The store that `tracking` names.
+
+    Raises:
+        InputError: it cannot be used; within seconds.
+    """
+    tracking = cfg.tracking
+    return Tracker.open(tracking.uri, tracking.experiment, Path(tracking.artifacts), Path(tracking.lock_dir))
+
+
+def load_data(node: Mapping[str, Any]) -> DataSet:
+    """The data set that the resolved node of `data=` names."""
+    return _data_set(json.dumps(node, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=1)
@@ -117,14 +128,14 @@ class LoadedModel:
         return with_quantizers(self.captured, fusion)
 
 
-def load_model(node: DictConfig, data: DataSet) -> LoadedModel:
-    """The trained model that `model=` names, for the classes and channels of `data`.
+def load_model(node: Mapping[str, Any], data: DataSet) -> LoadedModel:
+    """The trained model that the resolved node of `model=` names, for the classes and channels of `data`.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit; the model cannot be captured; or it does not return one
             number for each class.
     """
-    return _trained(json.dumps(plain(node), sort_keys=True), data)
+    return _trained(json.dumps(node, sort_keys=True), data)
 
 
 @functools.lru_cache(maxsize=1)

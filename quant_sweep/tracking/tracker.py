@@ -32,6 +32,7 @@ Status: TypeAlias = Literal["finished", "failed", "killed", "running"]
 
 _KEY, _KIND, _MARK, _ERROR = (f"quant_sweep.{name}" for name in ("key", "kind", "complete", "error"))
 _PARENT = "mlflow.parentRunId"
+_RESERVED_TAGS = ("mlflow.", "quant_sweep.")  # beginnings of those that are no remarks
 _PAGE = 1000  # runs in one request
 _LONGEST_ERROR = 1000  # characters
 _log = logging.getLogger(__name__)
@@ -185,9 +186,9 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
     """Every run of an experiment that exists, one row each, oldest first.
 
     Columns: run_id, name, kind, key, parent, status (finished, failed, killed or running), start_time (ms since 1970),
-    error, then `params.<name>` (text) and `metrics.<name>` (float), missing where a run has none. A run is `finished`
-    only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is one whose process
-    was killed and whose key nobody took up since.
+    error, then `params.<name>` and `tags.<name>` (text) and `metrics.<name>` (float), missing where a run has none.
+    A run is `finished` only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is
+    one whose process was killed and whose key nobody took up since.
 
     Raises:
         InputError: no such store or experiment; nothing is created.
@@ -217,6 +218,7 @@ def _row(run: Run) -> dict[str, object]:
         "error": tags.get(_ERROR, ""),
         **{f"params.{name}": text for name, text in run.data.params.items()},
         **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
+        **{f"tags.{name}": text for name, text in tags.items() if not name.startswith(_RESERVED_TAGS)},
     }
 
 

@@ -118,7 +118,7 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sam
     last = last_path(folder)
     if not last.exists():
         return []
-    training = json.loads(read_metadata(last)[TRAINING])
+    training = _entry(last, TRAINING)
     _check_same(last, training["same"], same)
     stored = read_checkpoint(last)
     state = {n.removeprefix("model."): t for n, t in stored.items() if n.startswith("model.")}
@@ -140,7 +140,15 @@ def read_best(folder: Path) -> Best:
     path = best_path(folder)
     if not path.exists():
         raise InputError(f"outputs_dir: {path} is missing beside {last_path(folder).name}; remove both to train anew")
-    return Best(**json.loads(read_metadata(path)[BEST]))
+    return Best(**_entry(path, BEST))
+
+
+def _entry(path: Path, name: str) -> Any:
+    """What `save` wrote into the metadata of a file."""
+    written = read_metadata(path)
+    if name not in written:
+        raise InputError(f"outputs_dir: {path} is not from this version of the training; remove it to train anew")
+    return json.loads(written[name])
 
 
 def _check_same(last: Path, stored: dict[str, Any], same: dict[str, Any]) -> None:

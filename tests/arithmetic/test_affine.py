@@ -4,6 +4,8 @@ Float tolerances: `x / scale` and `scale * (q - zero_point)` are each rounded on
 half a step away plus a few units in the last place of its own size.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from quant_sweep.arithmetic.affine import (
     qparams_from_range,
     quantize,
     sqnr_db,
+    sqnr_db_of_values,
 )
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.errors import InputError
@@ -154,7 +157,7 @@ def test_channels_are_independent(channel_ranges: list[list[float]], spec: Quant
     lo, hi = torch.tensor(channel_ranges).unbind(dim=1)
     together = qparams_from_range(lo, hi, spec)
     x = torch.stack([values_inside(a, b) for a, b in zip(lo, hi, strict=True)])[None].transpose(0, 2)  # (401, c, 1)
-    codes, fractions, ratios = quantize(x, together), clipped_fraction(x, together), sqnr_db(x, together)
+    codes, fractions, ratios = quantize(x, together), clipped_fraction(x, together), sqnr_db_of_values(x, together)
     alone_spec = QuantSpec(spec.bits, spec.signed, spec.symmetric, spec.narrow_range)
     for c, (a, b) in enumerate(channel_ranges):
         alone, values = grid(a, b, alone_spec), x[:, c]
@@ -163,7 +166,7 @@ def test_channels_are_independent(channel_ranges: list[list[float]], spec: Quant
         assert torch.equal(codes[:, c], quantize(values, alone))
         assert torch.equal(dequantize(codes, together)[:, c], fake_quantize(values, alone))
         assert fractions[c] == clipped_fraction(values, alone)
-        torch.testing.assert_close(ratios[c], sqnr_db(values, alone), equal_nan=True)
+        torch.testing.assert_close(ratios[c], sqnr_db_of_values(values, alone), equal_nan=True)
 
 
 @given(specs())
@@ -274,6 +277,15 @@ def test_sqnr_against_its_definition() -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     noise = x - fake_quantize(x, qparams)
     expected = 10 * np.log10(float((x.double() ** 2).sum() / (noise.double() ** 2).sum()))
-    assert sqnr_db(x, qparams).item() == pytest.approx(expected, abs=1e-5)
-    assert sqnr_db(qparams.hi[None], qparams).item() == float("inf")
-    assert sqnr_db(torch.zeros(3), qparams).isnan()
+    assert sqnr_db_of_values(x, qparams).item() == pytest.approx(expected, abs=1e-5)
+    assert sqnr_db_of_values(qparams.hi[None], qparams).item() == float("inf")
+    assert sqnr_db_of_values(torch.zeros(3), qparams).isnan()
+
+
+def test_sqnr_of_powers() -> None:
+    assert sqnr_db(100.0, 1.0).item() == pytest.approx(20)
+    assert sqnr_db(1.0, 0.0).item() == math.inf
+    assert sqnr_db(0.0, 1.0).item() == -math.inf
+    assert sqnr_db(0.0, 0.0).isnan()
+    ratios = sqnr_db(torch.tensor([10.0, 1.0]), torch.tensor([1.0, 10.0]))
+    torch.testing.assert_close(ratios, torch.tensor([10.0, -10.0], dtype=torch.float64))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quant_sweep.calibration.cache import Summaries, collected_once, read_intact
 from quant_sweep.calibration.one_pass import calibrate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
 
@@ -22,14 +22,14 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda _: b"",
     "one count changed": lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:],
     "no header": lambda raw: raw[100:],
-    "digest of another": lambda raw: raw.replace(b'"digest":"', b'"digest":"0', 1),
+    "digest of another": lambda raw: raw.replace(b'digest\\": \\"', b'digest\\": \\"0', 1),
 }
 
 
 @pytest.fixture(scope="module")
 def summaries() -> Summaries:
     batches = [images(3, seed=seed) for seed in range(3)]
-    return calibrate(quantizable(cifar_resnet20(), Fusion.conv_bn_relu), batches).summaries
+    return calibrate(capture(cifar_resnet20(), images(3), Fusion.conv_bn_relu), batches).summaries
 
 
 def never() -> Summaries:

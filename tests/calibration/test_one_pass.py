@@ -4,6 +4,7 @@ import functools
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams, choose_weight_qparams, observe
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, insert_at_points, quantizable
+from quant_sweep.graph import Fusion, capture, insert_at_quantizers
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import MinMax, Observer
@@ -40,12 +41,14 @@ def test_summaries_are_what_plain_hooks_see(fusion: Fusion) -> None:
     with torch.no_grad():
         for batch in batches:
             model(batch)
-    graph = quantizable(cifar_resnet20(), fusion)
+    graph = capture(cifar_resnet20(), images(2), fusion)
     summaries = calibrate(graph, batches).summaries
-    assert summaries.keys() == {point.name for point in graph.activations}
+    assert summaries.keys() == {q.name for q in graph.activations}
     assert_summarizes(summaries["input"], received["conv1"], exact=True)
-    before = {reader: point.name for point in graph.activations for reader in point.readers}
-    assert_summarizes(summaries[before["layer2_0_conv1"]], received["layer2.0.conv1"], exact=fusion is Fusion.none)
+    before = {reader: q.name for q in graph.activations for reader in q.readers}
+    assert_summarizes(
+        summaries[before["layer2.0.conv1.output"]], received["layer2.0.conv1"], exact=fusion is Fusion.none
+    )
 
 
 def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> None:
@@ -68,19 +71,17 @@ def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> N
 def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no cache to speak of, 40 images are taken apart into 16, 16 and 8; by one thread or by three alike."""
     monkeypatch.setattr("quant_sweep.calibration.one_pass._CACHED_BYTES", 1)
-    graph, batches = quantizable(tiny(), Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
+    graph, batches = capture(tiny(), images(2), Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
     received: dict[str, list[Histogram]] = {}
 
-    class Count(nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
-        def forward(self, x: Tensor) -> Tensor:
-            received.setdefault(self.name, []).append(Histogram.of(x.reshape(1, -1)))
+    def counting(name: str) -> Callable[[Tensor], Tensor]:
+        def count(x: Tensor) -> Tensor:
+            received.setdefault(name, []).append(Histogram.of(x.reshape(1, -1)))
             return x
 
-    network = insert_at_points(graph, {point.name: Count(point.name) for point in graph.activations})
+        return count
+
+    network = insert_at_quantizers(graph, {q.name: counting(q.name) for q in graph.activations})
     with torch.no_grad():
         for part in [part for batch in batches for part in batch.split(16)]:
             network(part)
@@ -102,7 +103,7 @@ def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=10)
 @given(order=st.permutations(range(4)))
 def test_order_of_batches_does_not_change_totals(order: list[int]) -> None:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     batches = [images(2, seed=seed) * (seed + 1) for seed in range(4)]
     straight = calibrate(graph, batches).summaries
     shuffled = calibrate(graph, [batches[i] for i in order]).summaries
@@ -113,21 +114,22 @@ def test_order_of_batches_does_not_change_totals(order: list[int]) -> None:
 
 
 def test_the_graph_is_not_changed() -> None:
-    graph = quantizable(tiny(), Fusion.none)
-    code, state = graph.module.code, {n: v.clone() for n, v in graph.module.state_dict().items()}
+    graph = capture(tiny(), images(2), Fusion.none)
+    described, state = graph.graph.described(), {n: v.clone() for n, v in graph.graph.constants.items()}
     calibrate(graph, [images(2)])
-    assert graph.module.code == code
-    assert all(torch.equal(value, state[name]) for name, value in graph.module.state_dict().items())
+    assert graph.graph.described() == described
+    assert graph.graph.constants.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in graph.graph.constants.items())
 
 
 def test_no_batch() -> None:
     with pytest.raises(InputError, match="no batch"):
-        calibrate(quantizable(tiny(), Fusion.bn), [])
+        calibrate(capture(tiny(), images(2), Fusion.bn), [])
 
 
 def test_empty_batch() -> None:
     with pytest.raises(InputError, match=r"input: .*empty"):
-        calibrate(quantizable(tiny(), Fusion.bn), [images(0)])
+        calibrate(capture(tiny(), images(2), Fusion.bn), [images(0)])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -135,15 +137,16 @@ def test_input_that_is_not_finite_is_named(bad: float) -> None:
     batch = images(2)
     batch[1, 2, 3, 4] = bad
     with pytest.raises(InputError, match=r"^input: .*NaN or infinity"):
-        calibrate(quantizable(tiny(), Fusion.bn), [images(2), batch])
+        calibrate(capture(tiny(), images(2), Fusion.bn), [images(2), batch])
 
 
 class Inner(nn.Module):
-    """NaN appears between two layers, as the logarithm of a negative number."""
+    """NaN appears between two layers, as the logarithm of a negative number; not for images of zeros."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(2, 2, 3)
+        nn.init.ones_(self.first.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.log(self.first(x)))
@@ -151,24 +154,22 @@ class Inner(nn.Module):
 
 def test_inner_tensor_that_is_not_finite_is_named() -> None:
     with pytest.raises(InputError, match=r"^log\.output: .*NaN"):
-        calibrate(quantizable(Inner(), Fusion.conv_bn_relu), [images(2)])
+        calibrate(capture(Inner(), torch.zeros(2, 3, 16, 16), Fusion.bn), [images(2)])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weight_that_is_not_finite_is_named(bad: float) -> None:
-    model = tiny()
-    with torch.no_grad():
-        model.conv2.weight[0, 0, 0, 0] = bad
-    graph = quantizable(model, Fusion.none)
+    graph = capture(tiny(), images(2), Fusion.none)
+    graph.graph.constants["conv2.weight"][0, 0, 0, 0] = bad
     with pytest.raises(InputError, match=r"^conv2\.weight: .*NaN or infinity"):
         choose_weight_qparams(graph, assign_specs(graph, AFFINE, BitWidths(8, 8, {})), MinMax())
 
 
 def test_weight_grids_are_those_of_each_channel() -> None:
-    graph = quantizable(tiny(), Fusion.bn)
+    graph = capture(tiny(), images(2), Fusion.bn)
     specs = assign_specs(graph, AFFINE, BitWidths(4, 8, {}))
     for name, grid in choose_weight_qparams(graph, specs, MinMax()).items():
-        rows = graph.module.get_parameter(name).flatten(1)
+        rows = graph.graph.constants[name].flatten(1)
         wanted = qparams_from_range(rows.amin(dim=1), rows.amax(dim=1), specs[name])
         assert torch.equal(grid.scale, wanted.scale)
         assert torch.equal(grid.zero_point, wanted.zero_point)
@@ -179,7 +180,7 @@ def test_all_grids_are_chosen_by_the_right_observer() -> None:
         def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:  # noqa: ARG002
             return summary.total.lo / 2, summary.total.hi / 2
 
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     calibration = calibrate(graph, [images(4)])
     specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
     qparams = choose_qparams(calibration, specs, Half(), MinMax())
@@ -188,7 +189,7 @@ def test_all_grids_are_chosen_by_the_right_observer() -> None:
         assert torch.equal(qparams[name].scale, observe(summary, specs[name], Half()).scale)
         assert float(qparams[name].scale) == pytest.approx(float(observe(summary, specs[name], MinMax()).scale) / 2)
     assert float(qparams["linear.weight"].hi.max()) == pytest.approx(
-        float(graph.module.linear.weight.detach().abs().max())
+        float(graph.graph.constants["linear.weight"].abs().max())
     )
 
 
@@ -202,7 +203,7 @@ def test_constant_activations_go_through_the_whole(observer: type[Observer], val
         for parameter in model.parameters():
             parameter.fill_(0.5 if value else 0.0)
     batch = torch.full((4, 3, 4, 4), value)
-    quantized = quantize(calibrate(quantizable(model, Fusion.none), [batch]), bits=bits, observer=observer())
+    quantized = quantize(calibrate(capture(model, batch, Fusion.none), [batch]), bits=bits, observer=observer())
     with torch.no_grad():
         logits, original = quantized.network(batch), model(batch)
     assert bool(logits.isfinite().all())
@@ -213,8 +214,7 @@ _RESIDENT_MB_BY_BATCH = """
 import resource, torch
 from pathlib import Path
 from quant_sweep.calibration.one_pass import calibrate
-from quant_sweep.graph import Fusion, insert_at_points, quantizable
-from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.models import resnet20
 
 def batches():
@@ -222,7 +222,8 @@ def batches():
         yield torch.randn(64, 3, 32, 32)
         print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20)
 
-calibrate(quantizable(resnet20(num_classes=10, in_channels=3).eval(), Fusion.conv_bn_relu), batches())
+graph = capture(resnet20(num_classes=10, in_channels=3).eval(), torch.randn(2, 3, 32, 32), Fusion.conv_bn_relu)
+calibrate(graph, batches())
 """
 
 

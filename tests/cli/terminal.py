@@ -16,8 +16,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from quant_sweep.cli import explain, report, sensitivity, sweep, train
-from quant_sweep.sweep import build as load
-from quant_sweep.sweep import run
+from quant_sweep.sweep import build, prepare, quantize_model
 from quant_sweep.sweep.content_key import code_version
 from quant_sweep.tracking import read_runs
 
@@ -28,7 +27,13 @@ COMMANDS: dict[str, ModuleType] = {
     "quant-sweep-explain": explain,
     "quant-sweep-sensitivity": sensitivity,
 }
-CACHES = (load._data_set, load._trained, run._one_pass, run.draw_calibration_images, code_version)
+CACHES = (
+    build._data_set,
+    build._trained,
+    quantize_model._calibration,
+    prepare.draw_calibration_images,
+    code_version,
+)
 
 
 @dataclass(frozen=True)

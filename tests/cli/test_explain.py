@@ -34,7 +34,7 @@ def one_line(outcome: Outcome) -> str:
 def test_explains_any_layer(typed, workspace: Workspace, layer: str, more: list[str]) -> None:
     outcome = typed(f"layer={layer}", *more)
     assert outcome.code == 0, outcome.err
-    for heading in ("The dataflow", "What the accumulator needs", "Numbers carried through by hand", "The weights"):
+    for heading in ("The dataflow", "What the accumulator needs", "Numbers computed by hand", "The weights"):
         assert heading in outcome.out
     folder = workspace.folder / "outputs" / "explain"
     assert {path.name for path in folder.iterdir()} == {f"{layer}.md", f"{layer}.html"}

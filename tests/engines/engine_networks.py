@@ -106,9 +106,12 @@ def quantized(graph: QuantGraph, batch: Tensor, scheme: Scheme, widths: BitWidth
     return choose_qparams(calibrate(graph, [batch]), assign_specs(graph, scheme, widths), MSE(), MinMax())
 
 
-def mixed_widths(graph: QuantGraph, seed: int) -> BitWidths:
+def mixed_widths(graph: QuantGraph, seed: int, weight_bits: int = 8) -> BitWidths:
+    """2 to 8 bits; of weights at most `weight_bits`."""
     draw = random.Random(seed)
-    return BitWidths(8, 8, {name: draw.randint(2, 8) for name in graph.names})
+    drawn = {name: draw.randint(2, 8) for name in graph.names}
+    weights = {q.name: min(drawn[q.name], weight_bits) for q in graph.weights}
+    return BitWidths(weight_bits, 8, drawn | weights)
 
 
 def trained_resnet20() -> nn.Module:

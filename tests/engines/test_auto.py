@@ -7,8 +7,7 @@ from small_networks import images, tiny
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Auto, Int8, Simulate, auto
 from quant_sweep.engines.auto import Choice
-from quant_sweep.engines.onednn import why_not_exact
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
@@ -16,13 +15,15 @@ CPU = torch.device("cpu")
 
 
 def chosen(weights: int, activations: int, device: torch.device = CPU) -> Choice:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     return Auto().choose(graph, assign_specs(graph, AFFINE, BitWidths(weights, activations, {})), device)
 
 
-@pytest.mark.skipif(why_not_exact() is not None, reason="needs exact integer kernels")
 @pytest.mark.parametrize(("weights", "activations"), [(8, 8), (2, 8), (4, 3)])
-def test_integer_kernels_where_they_compute_exactly(weights: int, activations: int) -> None:
+def test_integer_kernels_where_they_compute_exactly(
+    weights: int, activations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "why_not_exact", lambda: None)
     choice = chosen(weights, activations)
     assert (choice.name, type(choice.engine)) == ("int8", Int8)
 
@@ -45,7 +46,7 @@ def test_a_cpu_that_saturates_simulates(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_chosen_engine_builds() -> None:
-    graph, batch = quantizable(tiny(), Fusion.none), images(2)
+    graph, batch = capture(tiny(), images(2), Fusion.none), images(2)
     specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
     qparams = choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax())
     network = Auto().choose(graph, specs, CPU).engine.build(graph, qparams)

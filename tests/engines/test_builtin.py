@@ -8,7 +8,7 @@ from small_networks import cifar_resnet20, images, tiny
 
 from quant_sweep.engines import Builtin
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 
 OBSERVERS = ["minmax", "hist", "moving_average"]
 
@@ -38,7 +38,7 @@ def test_names_of_its_grids(batches: list[torch.Tensor]) -> None:
     assert "conv1.output" in qparams
     weights = {name: grid for name, grid in qparams.items() if name.endswith(".weight")}
     activations = {name: grid for name, grid in qparams.items() if name == "input" or name.endswith(".output")}
-    assert weights.keys() == {point.name for point in quantizable(tiny(), Fusion.conv_bn_relu).weights}
+    assert weights.keys() == {q.name for q in capture(tiny(), batches[0], Fusion.conv_bn_relu).weights}
     assert qparams.keys() == weights.keys() | activations.keys()
     seen = torch.cat(batches)
     levels = 127 if Builtin().reduce_range else 255

@@ -9,7 +9,7 @@ from small_networks import SlowTwin, cifar_resnet20, images, tiny
 from quant_sweep import engines
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Engine
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
@@ -22,10 +22,10 @@ def test_an_engine_was_found() -> None:
 
 
 @pytest.fixture(params=[tiny, cifar_resnet20], ids=lambda make: make.__name__, scope="module")
-def quantizable_network(request: pytest.FixtureRequest):
-    graph = quantizable(request.param(), Fusion.conv_bn_relu)
+def quantizable_network(request: pytest.FixtureRequest, exact_int8: int):
     batch = images(8)
-    specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
+    graph = capture(request.param(), batch, Fusion.conv_bn_relu)
+    specs = assign_specs(graph, AFFINE, BitWidths(exact_int8, 8, {}))
     return graph, batch, choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax())
 
 
@@ -33,13 +33,13 @@ def quantizable_network(request: pytest.FixtureRequest):
 class TestEngine:
     def test_leaves_the_graph_as_it_was(self, engine, quantizable_network) -> None:
         graph, batch, qparams = quantizable_network
-        state = {name: value.clone() for name, value in graph.module.state_dict().items()}
-        code = graph.module.code
+        state = {name: value.clone() for name, value in graph.graph.constants.items()}
+        code = graph.graph.described()
         with torch.no_grad():
             engine().build(graph, qparams)(batch)
-        assert graph.module.code == code
-        assert graph.module.state_dict().keys() == state.keys()
-        assert all(torch.equal(value, state[name]) for name, value in graph.module.state_dict().items())
+        assert graph.graph.described() == code
+        assert graph.graph.constants.keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in graph.graph.constants.items())
 
     def test_gives_finite_logits_the_same_each_time(self, engine, quantizable_network) -> None:
         graph, batch, qparams = quantizable_network
@@ -47,7 +47,7 @@ class TestEngine:
             logits = engine().build(graph, qparams)(batch)
             again = engine().build(graph, qparams)(batch)
         assert logits.dtype == torch.float32
-        assert logits.shape == graph.module(batch).shape
+        assert logits.shape == Network(graph.graph)(batch).shape
         assert bool(logits.isfinite().all())
         assert torch.equal(logits, again)
 
@@ -55,7 +55,7 @@ class TestEngine:
         graph, batch, qparams = quantizable_network
         with torch.no_grad():
             logits = engine().build(graph, qparams)(batch)
-            twin, original = SlowTwin(graph, qparams).run(batch), graph.module(batch)
+            twin, original = SlowTwin(graph, qparams).run(batch), Network(graph.graph)(batch)
         assert relative_error(logits, twin) < 0.02
         assert relative_error(logits, original) < 0.1
 

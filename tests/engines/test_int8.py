@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -21,7 +21,21 @@ from engine_networks import (
     torchvision_model,
     trained_resnet20,
 )
-from exact_layers import exact, grid, grids, layers, random_codes
+from exact_kernels import WEIGHT_BITS
+from exact_layers import (
+    LIMITS,
+    constants_of,
+    exact,
+    grid,
+    grids,
+    in_codes,
+    input_shape,
+    layer_step,
+    layers,
+    random_codes,
+    real_of,
+    weight_grid_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import cifar_resnet20, images, tiny
@@ -30,18 +44,18 @@ from torch import Tensor, nn
 from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
-from quant_sweep.engines import Int8, Simulate
-from quant_sweep.engines.lowering import Layer, Value
-from quant_sweep.engines.onednn import Placed, kernel_of, support, why_not_exact
+from quant_sweep.engines import Int8, Simulate, int8
+from quant_sweep.engines.lowering import Kernel, Layer
+from quant_sweep.engines.onednn import Placed, kernel_of, support
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.graph import Fusion, QuantGraph, capture, insert_at_quantizers, weights_on_grid
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 RARE = 1e-4  # share of values that may round to the other side of a tie
 NEAR = 1e-4  # how far from the tie, in codes: what float32 sums of some hundred products are off
 
-pytestmark = pytest.mark.skipif(why_not_exact() is not None, reason="needs exact integer kernels")
+pytestmark = pytest.mark.usefixtures("exact_int8")
 
 
 # -- one layer against exact sums --
@@ -51,39 +65,42 @@ def stored(codes: Tensor, qparams: QParams) -> Tensor:
     return (codes + Placed.of(qparams).offset).to(torch.uint8)
 
 
-@settings(max_examples=60)
+def kernel_of_layer(module: nn.Module, weight_grid: QParams, step: Layer) -> Kernel:
+    return kernel_of(step, constants_of(module), {"layer.weight": weight_grid}, overwrite=False)
+
+
+@settings(max_examples=100)
 @given(data=st.data(), module=layers(), x_grid=grids(0.05), out_grid=grids(0.05), with_residual=st.booleans())
 def test_layer_is_the_exact_sum_rounded(
     data: st.DataObject, module: nn.Module, x_grid: QParams, out_grid: QParams, with_residual: bool
 ) -> None:
-    bits, per_channel = data.draw(st.integers(2, 8)), data.draw(st.booleans())
-    limits = data.draw(st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (0.0, 0.3), (-0.2, 0.2)]))
-    spec = QuantSpec(
-        bits, signed=True, symmetric=True, narrow_range=per_channel, channel_axis=0 if per_channel else None
-    )
-    size = module.weight.abs().flatten(1).amax(1) if per_channel else module.weight.abs().max()
-    scale = (size.detach() / spec.qmax).clamp(min=1e-6)
-    weight_grid = QParams(scale, torch.zeros_like(scale, dtype=torch.int32), spec)
-    dims = module.weight.dim() - 2
-    sides = (data.draw(st.integers(5, 8)),) * max(dims, 0)
-    x = random_codes((2, module.weight.shape[1] * getattr(module, "groups", 1), *sides), x_grid)
+    weight_grid = weight_grid_of(module, data.draw(st.integers(2, WEIGHT_BITS)), data.draw(st.booleans()))
+    limits = data.draw(LIMITS)
+    x = random_codes(input_shape(module, data.draw(st.integers(5, 8))), x_grid)
     real = exact(module, weight_grid, x, x_grid)
     residual_grid = data.draw(grids(0.05)) if with_residual else None
-    operands = [stored(x, x_grid)]
+    operands, shape = [stored(x, x_grid)], tuple(real.shape)
     if residual_grid is not None:
-        residual = random_codes(tuple(real.shape), residual_grid)
+        residual = random_codes(shape, residual_grid)
         operands.append(stored(residual, residual_grid))
-        real = real + dequantize(residual, residual_grid).double()
-    step = Layer(
-        Value("out", out_grid), "layer", Value("x", x_grid), residual_grid and Value("residual", residual_grid), limits
-    )
-    codes = kernel_of(step, {"layer": module}, {"layer.weight": weight_grid}, overwrite=False)(*operands)
+        real = real + real_of(residual, residual_grid)
+    step = layer_step(module, x_grid, out_grid, shape, residual_grid, limits)
+    codes = kernel_of_layer(module, weight_grid, step)(*operands)
     found = codes.to(torch.int64) - Placed.of(out_grid).offset
-    wanted = real.clamp(*limits) / out_grid.scale.double() + out_grid.zero_point
-    wanted = wanted.clamp(out_grid.spec.qmin, out_grid.spec.qmax)
     assert bool(((found >= out_grid.spec.qmin) & (found <= out_grid.spec.qmax)).all())
     # The nearest code, but for what float32 makes of a tie.
-    assert float((found - wanted).abs().max()) <= 0.5 + 1e-4
+    assert float((found - in_codes(real.clamp(*limits), out_grid)).abs().max()) <= 0.5 + 1e-4
+
+
+@settings(max_examples=60)
+@given(data=st.data(), module=layers(), x_grid=grids(0.05))
+def test_logits_are_the_exact_sums_in_float32(data: st.DataObject, module: nn.Module, x_grid: QParams) -> None:
+    weight_grid = weight_grid_of(module, data.draw(st.integers(2, WEIGHT_BITS)), data.draw(st.booleans()))
+    x = random_codes(input_shape(module, data.draw(st.integers(5, 8))), x_grid)
+    real = exact(module, weight_grid, x, x_grid)
+    sums = kernel_of_layer(module, weight_grid, layer_step(module, x_grid, None, tuple(real.shape)))(stored(x, x_grid))
+    assert sums.dtype == torch.float32
+    assert float((sums - real).abs().max()) <= 1e-6 * float(real.abs().max())
 
 
 def test_padding_is_the_real_zero_whatever_its_code() -> None:
@@ -92,9 +109,9 @@ def test_padding_is_the_real_zero_whatever_its_code() -> None:
     nn.init.ones_(module.weight)
     x_grid, out_grid = grid(8, False, 0.4, 0.5), grid(8, False, 0.0, 0.5)
     weight_grid = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec(2, signed=True))
-    step = Layer(Value("out", out_grid), "c", Value("x", x_grid), None, (0.0, math.inf))
+    step = layer_step(module, x_grid, out_grid, (1, 1, 4, 4), None, (0.0, math.inf))
     ones = quantize(torch.ones(1, 1, 4, 4), x_grid)
-    codes = kernel_of(step, {"c": module}, {"c.weight": weight_grid}, overwrite=False)(stored(ones, x_grid))
+    codes = kernel_of_layer(module, weight_grid, step)(stored(ones, x_grid))
     rim = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
     assert torch.equal(codes[0, 0].int(), (rim * 2).int())  # scale 0.5
 
@@ -110,8 +127,7 @@ def test_exact_ties_go_where_affine_sends_them(bits: int, signed: bool) -> None:
     halves = torch.arange(-100, 100).reshape(1, 1, 10, 20)  # codes of x; of the output they are half a code apart
     for place in torch.linspace(0, 1, 2**bits).tolist():
         out_grid = grid(bits, signed, place, 0.25)
-        step = Layer(Value("out", out_grid), "c", Value("x", x_grid), None, (-math.inf, math.inf))
-        kernel = kernel_of(step, {"c": module}, {"c.weight": weight_grid}, overwrite=False)
+        kernel = kernel_of_layer(module, weight_grid, layer_step(module, x_grid, out_grid, (1, 1, 10, 20)))
         codes = kernel(stored(halves, x_grid)).int() - Placed.of(out_grid).offset
         assert torch.equal(codes, quantize(dequantize(halves, x_grid), out_grid))
 
@@ -125,30 +141,31 @@ def difference_per_tensor(
 ) -> tuple[dict[str, Tensor], float]:
     """Where the two engines round differently, each tensor computed from the same inputs.
 
-    A value that falls to the other side of a tie changes everything behind it. So `Simulate` goes on from the codes
+    A value that falls to the other side of a tie changes everything behind it. So the simulation goes on from the codes
     that `Int8` had found, after its own were compared with them.
 
     Returns:
-        By point, how many codes apart (int32); and how far apart the logits are, relative to their norm.
+        By quantizer, how many codes apart (int32); and how far apart the logits are, relative to their norm.
 
     Raises:
         AssertionError: a value that is not near a tie was rounded differently.
     """
-    network, reference = Int8().build(graph, qparams), Simulate().build(graph, qparams)
-    codes, apart = network.codes(batch), {}
-    for point in graph.activations:
+    network, apart = Int8().build(graph, qparams), {}
+    codes = network.codes(batch)
 
-        def compare_and_replace(
-            _module: nn.Module, args: tuple[Tensor], output: Tensor, name: str = point.name
-        ) -> Tensor:
-            apart[name] = (quantize(output, qparams[name]) - codes[name]).abs()
-            steps = args[0][apart[name] > 0] / qparams[name].scale
+    def comparing(name: str) -> Callable[[Tensor], Tensor]:
+        def compare_and_replace(x: Tensor) -> Tensor:
+            apart[name] = (quantize(x, qparams[name]) - codes[name]).abs()
+            steps = x[apart[name] > 0] / qparams[name].scale
             assert bool((((steps - steps.floor()) - 0.5).abs() < NEAR).all()), name
             return dequantize(codes[name], qparams[name])
 
-        reference.get_submodule(f"quantization_points.{point.node}").register_forward_hook(compare_and_replace)
+        return compare_and_replace
+
+    comparisons = {q.name: comparing(q.name) for q in graph.activations}
+    reference = insert_at_quantizers(graph, comparisons, weights_on_grid(graph, qparams))
     logits, wanted = network(batch), reference(batch)
-    assert codes.keys() == apart.keys() == {point.name for point in graph.activations}
+    assert codes.keys() == apart.keys() == {q.name for q in graph.activations}
     return apart, float((logits - wanted).norm() / wanted.norm())
 
 
@@ -163,14 +180,14 @@ def assert_agrees(graph: QuantGraph, qparams: Mapping[str, QParams], batch: Tens
 
 @pytest.fixture(params=Fusion, scope="module")
 def calibrated_resnet(request: pytest.FixtureRequest) -> Calibration:
-    return calibrate(quantizable(cifar_resnet20(), request.param), [images(2)])
+    return calibrate(capture(cifar_resnet20(), images(2), request.param), [images(2)])
 
 
 @pytest.mark.parametrize("bits", [8, 5, 4, 3, 2])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_resnet_has_the_codes_of_simulate(calibrated_resnet: Calibration, scheme: str, bits: int) -> None:
     graph = calibrated_resnet.graph
-    specs = assign_specs(graph, SCHEMES[scheme], BitWidths(bits, bits, {}))
+    specs = assign_specs(graph, SCHEMES[scheme], BitWidths(min(bits, WEIGHT_BITS), bits, {}))
     qparams = choose_qparams(calibrated_resnet, specs, MSE(), MinMax())
     assert_agrees(graph, qparams, images(2, seed=1))
 
@@ -180,8 +197,8 @@ def test_resnet_has_the_codes_of_simulate(calibrated_resnet: Calibration, scheme
 @pytest.mark.parametrize("fusion", Fusion)
 @pytest.mark.parametrize("network", SMALL)
 def test_small_networks_of_mixed_widths(network: str, fusion: Fusion, scheme: str, seed: int) -> None:
-    graph = quantizable(SMALL[network](), fusion)
-    qparams = quantized(graph, images(4, size=20), SCHEMES[scheme], mixed_widths(graph, seed))
+    graph = capture(SMALL[network](), images(2, size=20), fusion)
+    qparams = quantized(graph, images(4, size=20), SCHEMES[scheme], mixed_widths(graph, seed, WEIGHT_BITS))
     assert_agrees(graph, qparams, images(4, seed=1, size=20))
 
 
@@ -189,17 +206,17 @@ def test_small_networks_of_mixed_widths(network: str, fusion: Fusion, scheme: st
 @pytest.mark.parametrize("fusion", Fusion)
 @pytest.mark.parametrize("network", LARGE)
 def test_torchvision_networks(network: str, fusion: Fusion) -> None:
-    graph = quantizable(torchvision_model(network)(), fusion)
+    graph = capture(torchvision_model(network)(), images(2, size=64), fusion)
     scheme = SYMMETRIC if fusion is Fusion.bn else AFFINE
-    qparams = quantized(graph, images(2, size=64), scheme, mixed_widths(graph, seed=0))
+    qparams = quantized(graph, images(2, size=64), scheme, mixed_widths(graph, 0, WEIGHT_BITS))
     assert_agrees(graph, qparams, images(2, seed=1, size=64))
 
 
 @pytest.mark.skipif(not CHECKPOINT.exists(), reason="needs the checkpoint")
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.1)])
 def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -> None:
-    graph = quantizable(trained_resnet20(), Fusion.conv_bn_relu)
-    qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(bits, bits, {}))
+    graph = capture(trained_resnet20(), smooth_images(2, seed=0), Fusion.conv_bn_relu)
+    qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(min(bits, WEIGHT_BITS), bits, {}))
     batch = smooth_images(32, seed=1)
     with torch.no_grad():
         logits, wanted = Int8().build(graph, qparams)(batch), Simulate().build(graph, qparams)(batch)
@@ -212,11 +229,11 @@ def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -
 
 
 def test_codes_lie_in_their_grids_own_numbers() -> None:
-    graph = quantizable(cifar_resnet20(), Fusion.conv_bn_relu)
+    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
     qparams = quantized(graph, images(4), SYMMETRIC, BitWidths(4, 4, {}))
     batch = images(4, seed=1)
     codes = Int8().build(graph, qparams).codes(batch)
-    assert list(codes) == [point.name for point in graph.activations]
+    assert list(codes) == [q.name for q in graph.activations]
     assert torch.equal(codes["input"], quantize(batch, qparams["input"]))
     for name, code in codes.items():
         assert code.dtype == torch.int32
@@ -226,8 +243,8 @@ def test_codes_lie_in_their_grids_own_numbers() -> None:
 
 def test_float_tensors_are_named() -> None:
     def named(model: nn.Module, fusion: Fusion) -> tuple[str, ...]:
-        graph = quantizable(model, fusion)
-        return Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {}))).float_tensors
+        graph = capture(model, images(2), fusion)
+        return Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {}))).float_tensors
 
     assert named(cifar_resnet20(), Fusion.conv_bn_relu) == ()
     assert named(cifar_resnet20(), Fusion.bn) == ()
@@ -236,22 +253,23 @@ def test_float_tensors_are_named() -> None:
 
 
 def test_model_and_images_stay_as_they_are() -> None:
-    graph = quantizable(of(Residuals)(), Fusion.conv_bn_relu)
+    graph = capture(of(Residuals)(), images(2, size=20), Fusion.conv_bn_relu)
     batch = images(2, size=20)
-    qparams = quantized(graph, batch, AFFINE, BitWidths(8, 8, {}))
-    state = {name: value.clone() for name, value in graph.module.state_dict().items()}
+    qparams = quantized(graph, batch, AFFINE, BitWidths(WEIGHT_BITS, 8, {}))
+    state = {name: value.clone() for name, value in graph.graph.constants.items()}
     kept = batch.clone()
     network = Int8().build(graph, qparams)
     first, second = network(batch), network(batch)
     assert torch.equal(first, second)
     assert torch.equal(batch, kept)
-    assert all(torch.equal(value, state[name]) for name, value in graph.module.state_dict().items())
+    assert graph.graph.constants.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in graph.graph.constants.items())
     assert not first.requires_grad
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_any_batch_size(size: int) -> None:
-    graph = quantizable(cifar_resnet20(), Fusion.conv_bn_relu)
+    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(4, 4, {})))
     batch = images(4, seed=2)
     assert torch.equal(network(batch)[:size], network(batch[:size]))
@@ -259,7 +277,7 @@ def test_any_batch_size(size: int) -> None:
 
 def test_images_that_come_together_are_computed_as_if_alone() -> None:
     """More than pass through the network at once, then another size, for which the weights are packed anew."""
-    graph = quantizable(of(Residuals)(), Fusion.conv_bn_relu)
+    graph = capture(of(Residuals)(), images(2, size=20), Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(4, size=20), AFFINE, BitWidths(4, 4, {})))
     for size in (20, 28, 20):
         batch = images(150, seed=3, size=size)
@@ -267,8 +285,8 @@ def test_images_that_come_together_are_computed_as_if_alone() -> None:
 
 
 def test_nan_becomes_no_number() -> None:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
-    network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {})))
     with pytest.raises(FloatingPointError, match="NaN"):
         network(images(4) * float("nan"))
 
@@ -278,7 +296,7 @@ def test_nan_becomes_no_number() -> None:
 
 @pytest.fixture(scope="module")
 def prepared() -> tuple[QuantGraph, dict[str, QParams]]:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     return graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {}))
 
 
@@ -317,21 +335,23 @@ def test_sums_that_may_overflow_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x.flatten(1))
 
-    graph = quantizable(Long().eval(), Fusion.conv_bn_relu)
+    graph = capture(Long().eval(), images(2, size=160), Fusion.conv_bn_relu)
     batch = images(2, size=160)
     with pytest.raises(InputError, match=r"engine=int8: linear.weight: sums of 76800 products can overflow"):
         Int8().build(graph, quantized(graph, batch, AFFINE, BitWidths(8, 8, {})))
-    assert_agrees(graph, quantized(graph, batch, AFFINE, BitWidths(8, 7, {})), batch)
+    assert_agrees(graph, quantized(graph, batch, AFFINE, BitWidths(WEIGHT_BITS, 7, {})), batch)
 
 
 def test_cpus_that_saturate_are_refused(
     monkeypatch: pytest.MonkeyPatch, prepared: tuple[QuantGraph, dict[str, QParams]]
 ) -> None:
+    monkeypatch.setattr(int8, "why_not_exact", support.why_not_exact)
     with monkeypatch.context() as patch:
         patch.setattr(platform, "machine", lambda: "x86_64")
         patch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
         with pytest.raises(InputError, match=r"engine=int8: this CPU has no VNNI.*; use engine=simulate"):
             Int8().build(*prepared)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     monkeypatch.setattr(support, "_trial", lambda _channels, _groups: False)
     with pytest.raises(InputError, match=r"engine=int8: .*saturate on this CPU; use engine=simulate"):
         Int8().build(*prepared)

@@ -17,7 +17,22 @@ from engine_networks import (
     torchvision_model,
     trained_resnet20,
 )
-from exact_layers import exact, grid, grids, layers, random_codes
+from exact_kernels import WEIGHT_BITS
+from exact_layers import (
+    LIMITS,
+    UNLIMITED,
+    constants_of,
+    exact,
+    grid,
+    grids,
+    in_codes,
+    input_shape,
+    layer_step,
+    layers,
+    random_codes,
+    real_of,
+    weight_grid_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import cifar_resnet20, images, tiny
@@ -25,19 +40,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quant_sweep.arithmetic.affine import dequantize
-from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines import Integer, Simulate
 from quant_sweep.engines.integer.elementwise import average_kernel, sum_kernel
 from quant_sweep.engines.integer.layers import layer_kernel
 from quant_sweep.engines.integer.stored import Stored
-from quant_sweep.engines.lowering import Average, Layer, Sum, Value
+from quant_sweep.engines.lowering import PooledAverage, Sum, Value
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.agreement import compare_with_simulation
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import INPUT, Fusion, capture, weights_on_grid
+from quant_sweep.graph.operations import Average
 from quant_sweep.quantization.scheme import AFFINE, BitWidths
-
-UNLIMITED = (-math.inf, math.inf)
 
 
 class NoFloats(TorchDispatchMode):
@@ -60,19 +73,6 @@ def stored(codes: Tensor, qparams: QParams) -> Tensor:
     return (codes - qparams.spec.qmin).to(torch.uint8)
 
 
-def weight_grid_of(module: nn.Module, bits: int, per_channel: bool) -> QParams:
-    axis = 0 if per_channel else None
-    spec = QuantSpec(bits, signed=True, symmetric=True, narrow_range=per_channel, channel_axis=axis)
-    size = module.weight.abs().flatten(1).amax(1) if per_channel else module.weight.abs().max()
-    scale = (size.detach() / spec.qmax).clamp(min=1e-6)
-    return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), spec)
-
-
-def in_codes(real: Tensor, qparams: QParams) -> Tensor:
-    """Not rounded yet, float64."""
-    return (real / qparams.scale.double() + qparams.zero_point).clamp(qparams.spec.qmin, qparams.spec.qmax)
-
-
 # -- single steps against exact sums --
 
 
@@ -82,20 +82,17 @@ def test_layer_is_the_exact_sum_within_the_bound(
     data: st.DataObject, module: nn.Module, x_grid: QParams, out_grid: QParams, with_residual: bool
 ) -> None:
     weight_grid = weight_grid_of(module, data.draw(st.integers(2, 8)), data.draw(st.booleans()))
-    limits = data.draw(st.sampled_from([UNLIMITED, (0.0, math.inf), (0.0, 0.3), (-0.2, 0.2)]))
-    sides = (data.draw(st.integers(5, 8)),) * max(module.weight.dim() - 2, 0)
-    x = random_codes((2, module.weight.shape[1] * getattr(module, "groups", 1), *sides), x_grid)
+    limits = data.draw(LIMITS)
+    x = random_codes(input_shape(module, data.draw(st.integers(5, 8))), x_grid)
     real = exact(module, weight_grid, x, x_grid)
     residual_grid = data.draw(grids(0.05)) if with_residual else None
-    operands = [stored(x, x_grid)]
+    operands, shape = [stored(x, x_grid)], tuple(real.shape)
     if residual_grid is not None:
-        residual = random_codes(tuple(real.shape), residual_grid)
+        residual = random_codes(shape, residual_grid)
         operands.append(stored(residual, residual_grid))
-        real = real + dequantize(residual, residual_grid).double()
-    step = Layer(
-        Value("out", out_grid), "layer", Value("x", x_grid), residual_grid and Value("residual", residual_grid), limits
-    )
-    kernel = layer_kernel(step, module, weight_grid)
+        real = real + real_of(residual, residual_grid)
+    step = layer_step(module, x_grid, out_grid, shape, residual_grid, limits)
+    kernel = layer_kernel(step, constants_of(module), weight_grid)
     with NoFloats():
         codes = kernel(*operands)
     # Half a code; what the fixed-point factor is off; what the bias is; half a fine step each where two are added up.
@@ -111,7 +108,7 @@ def test_sum_is_the_exact_sum_rounded(data: st.DataObject, x_grid: QParams, y_gr
     kernel = sum_kernel(Sum(Value("out", out_grid), Value("x", x_grid), Value("y", y_grid), limits))
     with NoFloats():
         codes = kernel(stored(x, x_grid), stored(y, y_grid))
-    real = (dequantize(x, x_grid).double() + dequantize(y, y_grid).double()).clamp(*limits)
+    real = (real_of(x, x_grid) + real_of(y, y_grid)).clamp(*limits)
     assert float((Stored.of(out_grid).codes(codes) - in_codes(real, out_grid)).abs().max()) <= 0.5 + 2.0**-11
 
 
@@ -139,12 +136,13 @@ class Applied(nn.Module):
 @pytest.mark.parametrize("pool", [*POOLS, *FUNCTIONS], ids=lambda pool: str(pool).split(" at ")[0])
 @pytest.mark.parametrize("size", [(7, 7), (8, 5)])
 def test_average_is_the_exact_average_rounded(pool: Any, size: tuple[int, int]) -> None:
-    traced = torch.fx.symbolic_trace(Applied(pool))
-    node = next(node for node in reversed(traced.graph.nodes) if node.op != "output")
     x_grid, out_grid = grid(8, False, 0.3, 0.05), grid(6, True, 0.6, 0.13)
     x = random_codes((2, 3, *size), x_grid)
-    given_to_node = x.flatten(2) if "1d" in node.name else x
-    kernel = average_kernel(Average(Value("out", out_grid), Value("x", x_grid), node), dict(traced.named_modules()))
+    graph = capture(Applied(pool), x.float(), Fusion.none).graph
+    node = graph.nodes[-1]
+    given_to_node = x if node.inputs == (INPUT,) else x.flatten(2)
+    assert isinstance(node.operation, Average)
+    kernel = average_kernel(PooledAverage(Value("out", out_grid), Value("x", x_grid), node.operation))
     with NoFloats():
         codes = kernel(stored(given_to_node, x_grid))
     real = pool((x - x_grid.zero_point).double()) * x_grid.scale.double()
@@ -164,9 +162,7 @@ def test_a_bias_that_does_not_fit_beside_tiny_weights() -> None:
     weight_grid = QParams(scale.clamp(min=torch.finfo(torch.float32).tiny), weight_grid.zero_point, weight_grid.spec)
     x_grid, out_grid = grid(8, False, 0.4, 0.02), grid(8, False, 0.5, 0.01)
     x = random_codes((2, 2, 5, 5), x_grid)
-    kernel = layer_kernel(
-        Layer(Value("out", out_grid), "layer", Value("x", x_grid), None, UNLIMITED), module, weight_grid
-    )
+    kernel = layer_kernel(layer_step(module, x_grid, out_grid, (2, 3, 3, 3)), constants_of(module), weight_grid)
     found = Stored.of(out_grid).codes(kernel(stored(x, x_grid)))
     wanted = in_codes(exact(module, weight_grid, x, x_grid), out_grid)
     assert float((found - wanted).abs().max()) <= 0.51
@@ -208,20 +204,20 @@ NETWORKS = {
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: str, fusion: Fusion) -> None:
-    graph = quantizable(NETWORKS[network](), fusion)
     size = 26 if network == "whole" else 32
+    graph = capture(NETWORKS[network](), images(2, size=size), fusion)
     qparams = quantized(graph, images(4, size=size), SCHEMES[scheme], mixed_widths(graph, seed=1))
     integer = Integer().build(graph, qparams)
     batch = images(4, seed=1, size=size)
     agreement = compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch))
-    assert list(agreement.lsb) == [point.name for point in graph.activations]
+    assert list(agreement.lsb) == [q.name for q in graph.activations]
     assert agreement.largest_lsb <= 1
     assert integer.float_tensors == ()
 
 
 @pytest.mark.parametrize("network", ["tiny", "resnet20", "whole"])
 def test_no_float_between_the_quantized_images_and_the_logits(network: str) -> None:
-    graph = quantizable(NETWORKS[network](), Fusion.conv_bn_relu)
+    graph = capture(NETWORKS[network](), images(2, size=26), Fusion.conv_bn_relu)
     integer = Integer().build(graph, quantized(graph, images(4, size=26), SCHEMES["affine"], mixed_widths(graph, 0)))
     batch = images(4, seed=1, size=26)
     codes = integer.quantize(batch)
@@ -238,7 +234,7 @@ def test_the_proof_would_see_a_float() -> None:
 
 
 def test_one_scale_for_all_logits_keeps_them_apart() -> None:
-    graph = quantizable(cifar_resnet20(), Fusion.conv_bn_relu)
+    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
     qparams = quantized(graph, images(8), AFFINE, BitWidths(8, 8, {}))
     integer, batch = Integer().build(graph, qparams), images(8, seed=1)
     last = integer.codes(batch)["avg_pool.output"] if "avg_pool.output" in qparams else None
@@ -249,14 +245,21 @@ def test_one_scale_for_all_logits_keeps_them_apart() -> None:
 
 
 @pytest.mark.skipif(not CHECKPOINT.exists(), reason="needs the checkpoint")
-@pytest.mark.parametrize(("bits", "agree"), [(8, 1.0), (4, 0.9)])
+@pytest.mark.parametrize(("bits", "agree"), [(8, 0.95), (4, 0.9)])
+@torch.no_grad()
 def test_trained_network(bits: int, agree: float) -> None:
-    graph = quantizable(trained_resnet20(), Fusion.conv_bn_relu)
+    """The classes of `simulate`, unless its logits of both are as near as a step in each code of what the last layer
+    reads can bring them."""
+    graph = capture(trained_resnet20(), smooth_images(2, seed=0), Fusion.conv_bn_relu)
     qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(bits, bits, {}))
     batch = smooth_images(32, seed=1)
-    integer, simulated = Integer().build(graph, qparams), Simulate().build(graph, qparams)
-    same = integer(batch).argmax(1) == simulated(batch).argmax(1)
-    assert float(same.float().mean()) >= agree
+    integer, simulated = Integer().build(graph, qparams), Simulate().build(graph, qparams)(batch)
+    ours, theirs = integer(batch).argmax(1), simulated.argmax(1)
+    apart = (simulated.gather(1, theirs[:, None]) - simulated.gather(1, ours[:, None])).squeeze(1)
+    weight = weights_on_grid(graph, qparams).constants["linear.weight"]
+    one_step_each = (weight[theirs] - weight[ours]).abs().sum(1) * qparams["avgpool.output"].scale
+    assert bool((apart <= one_step_each).all())  # 0 <= 0 where the classes are the same
+    assert float((ours == theirs).float().mean()) >= agree
     assert compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch)).largest_lsb <= 1
 
 
@@ -266,15 +269,16 @@ def test_trained_network(bits: int, agree: float) -> None:
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_layer_is_that_of_onnxruntime_within_one(per_channel: bool, groups: int) -> None:
-    """The same 8-bit layer as an ONNX QLinearConv, whose requantization is in float."""
+    """The same layer as an ONNX QLinearConv, whose requantization is in float; of 8 bits, or what this CPU multiplies
+    exactly."""
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     module = nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=groups)
-    weight_grid = weight_grid_of(module, 8, per_channel)
+    weight_grid = weight_grid_of(module, WEIGHT_BITS, per_channel)
     x_grid, out_grid = grid(8, False, 0.4, 0.02), grid(8, False, 0.45, 0.02)
     x = random_codes((2, 8, 9, 9), x_grid)
-    step = Layer(Value("out", out_grid), "layer", Value("x", x_grid), None, UNLIMITED)
-    ours = layer_kernel(step, module, weight_grid)(stored(x, x_grid))
+    step = layer_step(module, x_grid, out_grid, (2, 12, 5, 5))
+    ours = layer_kernel(step, constants_of(module), weight_grid)(stored(x, x_grid))
 
     unit = (x_grid.scale.double() * weight_grid.scale.double()).expand(12)
     weights = torch.round(module.weight.detach() / weight_grid.scale.reshape(-1, 1, 1, 1)).to(torch.int8)
@@ -309,7 +313,7 @@ def test_a_layer_is_that_of_onnxruntime_within_one(per_channel: bool, groups: in
 
 def test_floats_in_the_network_are_refused() -> None:
     def build(model: nn.Module, fusion: Fusion) -> None:
-        graph = quantizable(model, fusion)
+        graph = capture(model, images(2), fusion)
         Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
 
     with pytest.raises(InputError, match=r"engine=integer: conv1.output is computed in float; use fusion=bn"):
@@ -317,10 +321,10 @@ def test_floats_in_the_network_are_refused() -> None:
     with pytest.raises(InputError, match=r"engine=integer: .* is computed in float; use engine=simulate"):
         build(of(Functions)(), Fusion.conv_bn_relu)
     with pytest.raises(InputError, match=r"end with a layer's sums"):
-        build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), Fusion.conv_bn_relu)
+        build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), Fusion.bn)
 
 
 def test_wide_grids_are_refused() -> None:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     with pytest.raises(InputError, match=r"engine=integer: input has 9 bits, .*use engine=simulate"):
         Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {"input": 9})))

@@ -16,21 +16,21 @@ from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines.lowering import (
-    Average,
     Compute,
     Dequantize,
     Layer,
     Lookup,
     Lowered,
-    Move,
-    Pad,
+    Moved,
+    Padded,
+    PooledAverage,
     Quantize,
     Sum,
     bounds,
     lower,
     same_grid,
 )
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.graph import Fusion, QuantGraph, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
@@ -38,13 +38,17 @@ UNLIMITED = (-math.inf, math.inf)
 
 
 def prepared(model: nn.Module, fusion: Fusion, bits: int = 8, size: int = 16) -> tuple[QuantGraph, dict[str, QParams]]:
-    graph = quantizable(model, fusion)
+    graph = capture(model, images(2, size=size), fusion)
     specs = assign_specs(graph, AFFINE, BitWidths(bits, bits, {}))
     return graph, choose_qparams(calibrate(graph, [images(2, size=size)]), specs, MinMax(), MinMax())
 
 
 def lowered(model: nn.Module, fusion: Fusion = Fusion.conv_bn_relu) -> Lowered:
     return lower(*prepared(model, fusion))
+
+
+def layer_of(step: Layer) -> str:
+    return step.weight.removesuffix(".weight")
 
 
 def kinds(network: Lowered) -> Counter[type]:
@@ -75,19 +79,19 @@ def net(between, module: nn.Module | None = None) -> nn.Module:
 
 def test_resnet_is_integer_from_the_images_to_the_logits() -> None:
     network = lowered(cifar_resnet20())
-    assert kinds(network) == {Quantize: 1, Layer: 20, Move: 3, Pad: 2, Average: 1, Compute: 1}
+    assert kinds(network) == {Quantize: 1, Layer: 20, Moved: 5, Padded: 2, PooledAverage: 1}
     assert network.float_tensors == ()
     layers = [step for step in network.steps if isinstance(step, Layer)]
     assert sum(layer.residual is not None for layer in layers) == 9
     assert all(layer.limits == (0.0, math.inf) for layer in layers[:-1])
     assert layers[-1].limits == UNLIMITED
     assert layers[-1].out.grid is None
-    assert [step.node.op for step in network.steps if isinstance(step, Compute)] == ["output"]
+    assert network.outputs == (layers[-1].out,)
 
 
 def test_bn_rounds_before_sum_and_clamp() -> None:
     network = lowered(cifar_resnet20(), Fusion.bn)
-    assert kinds(network) == {Quantize: 1, Layer: 20, Move: 3, Pad: 2, Average: 1, Compute: 1, Sum: 9, Lookup: 10}
+    assert kinds(network) == {Quantize: 1, Layer: 20, Moved: 5, Padded: 2, PooledAverage: 1, Sum: 9, Lookup: 10}
     assert all(step.limits == UNLIMITED and step.residual is None for step in network.steps if isinstance(step, Layer))
     assert all(step.limits == (0.0, math.inf) for step in network.steps if isinstance(step, Sum | Lookup))
     assert network.float_tensors == ()
@@ -106,14 +110,15 @@ def test_values_are_written_once_and_before_they_are_read(name: str, fusion: Fus
     model = getattr(torchvision.models, name)(weights=None, num_classes=4).eval()
     graph, qparams = prepared(model, fusion, size=32)
     network = lower(graph, qparams)
-    written = {network.images.name}
+    written = {network.given.name, *graph.graph.constants}
     for step in network.steps:
         assert all(value.name in written for value in step.inputs), step
         assert step.out.name not in written
         written.add(step.out.name)
-    assert network.points.keys() == {point.name for point in graph.activations}
-    assert all(same_grid(value.grid, qparams[name]) for name, value in network.points.items())
-    assert {step.module for step in network.steps if isinstance(step, Layer)} == {p.module for p in graph.weights}
+    assert all(value.name in written for value in network.outputs)
+    assert network.quantized.keys() == {q.name for q in graph.activations}
+    assert all(same_grid(value.grid, qparams[name]) for name, value in network.quantized.items())
+    assert {step.weight for step in network.steps if isinstance(step, Layer)} == {q.name for q in graph.weights}
 
 
 def test_squeeze_and_excitation_leaves_the_integers_only_to_multiply() -> None:
@@ -128,8 +133,8 @@ def test_squeeze_and_excitation_leaves_the_integers_only_to_multiply() -> None:
 def test_layer_takes_the_sum_along_but_not_twice() -> None:
     network = lowered(net(lambda a, b: F.relu(a + b)))
     first, second, _ = (step for step in network.steps if isinstance(step, Layer))
-    assert (first.module, first.residual, first.limits) == ("b", None, UNLIMITED)
-    assert (second.module, second.limits) == ("a", (0.0, math.inf))
+    assert (layer_of(first), first.residual, first.limits) == ("b", None, UNLIMITED)
+    assert (layer_of(second), second.limits) == ("a", (0.0, math.inf))
     assert second.residual is first.out
     assert Sum not in kinds(network)
 
@@ -154,6 +159,8 @@ def test_sum_of_codes_that_no_layer_takes() -> None:
         (nn.Hardtanh(-0.25, 0.5), (-0.25, 0.5)),
         (F.hardtanh, (-1.0, 1.0)),
         (lambda x: F.hardtanh(x, -2.0, max_val=0.5), (-2.0, 0.5)),
+        (lambda x: x.clamp(max=0.5), (-math.inf, 0.5)),
+        (lambda x: torch.clip(x, -0.25), (-0.25, math.inf)),
     ],
 )
 def test_limits_of_clamps(clamp, limits: tuple[float, float]) -> None:
@@ -161,7 +168,7 @@ def test_limits_of_clamps(clamp, limits: tuple[float, float]) -> None:
         network = lowered(net(lambda a, b: torch.cat([a, b], 1), clamp))
     else:
         network = lowered(net(lambda a, b: torch.cat([clamp(a), b], 1)))
-    layers = {step.module: step for step in network.steps if isinstance(step, Layer)}
+    layers = {layer_of(step): step for step in network.steps if isinstance(step, Layer)}
     assert layers["a"].limits == limits
     assert layers["b"].limits == UNLIMITED
 
@@ -172,7 +179,7 @@ def test_concatenation_stays_in_codes_on_one_grid_only() -> None:
     shared = dict.fromkeys(("a.output", "b.output"), qparams["cat.output"])
     network = lower(graph, qparams | shared)
     assert network.float_tensors == ()
-    assert kinds(network) == {Quantize: 1, Layer: 3, Move: 1, Compute: 1}
+    assert kinds(network) == {Quantize: 1, Layer: 3, Moved: 1}
 
 
 def test_clamp_of_codes_on_the_same_grid_is_one_of_codes() -> None:
@@ -187,33 +194,36 @@ def test_clamp_of_codes_on_the_same_grid_is_one_of_codes() -> None:
 @pytest.mark.parametrize(
     ("move", "kind"),
     [
-        (lambda x: F.max_pool2d(x, 2), Move),
-        (lambda x: x.view(x.size(0), x.shape[1], -1, 8), Move),
-        (lambda x: x.chunk(2, 1)[0], Move),
-        (lambda x: x[:, ::2], Move),
-        (lambda x: F.pad(x, (1, 1)), Pad),
-        (lambda x: F.pad(x, (1, 1), value=0.0), Pad),
-        (lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), Move),
+        (lambda x: F.max_pool2d(x, 2), Moved),
+        (lambda x: F.adaptive_max_pool2d(x, 3), Moved),
+        (lambda x: x.view(x.size(0), x.shape[1], -1, 8), Moved),
+        (lambda x: x.chunk(2, 1)[0], Moved),
+        (lambda x: x[:, ::2], Moved),
+        (lambda x: F.pad(x, (1, 1)), Padded),
+        (lambda x: F.pad(x, (1, 1), value=0.0), Padded),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), Moved),
         (lambda x: F.pad(x, (1, 1), value=0.5), Compute),
-        (lambda x: x.flip(1), Compute),
+        (lambda x: x.flip(1), Moved),
         (lambda x: torch.exp(x), Compute),
+        (lambda x: x * 2.0, Compute),
     ],
 )
 def test_what_moves_codes(move, kind: type) -> None:
-    network = lowered(net(lambda a, b: move(F.relu(a + b))))
-    inside = [
-        step
-        for step in network.steps
-        if isinstance(step, Move | Pad | Compute | Dequantize) and step is not network.steps[-1]
-    ]
-    if kind is Compute:
-        assert Dequantize in map(type, inside)
-        assert network.float_tensors
+    model = net(lambda a, b: move(F.relu(a + b)))
+    inside = steps_inside(lowered(model))
+    if kind is Compute:  # codes would lead to no layer
+        assert set(map(type, inside)) == {Compute}
+        assert "relu.output" in lowered(model).float_tensors
+        assert Dequantize in map(type, steps_inside(lowered(model, Fusion.bn)))
     else:
         assert kind in map(type, inside)
         assert Dequantize not in map(type, inside)
-        assert network.float_tensors == ()
-        assert all(step.out.grid is not None for step in inside if isinstance(step, Move | Pad))
+        assert lowered(model).float_tensors == ()
+        assert all(step.out.grid is not None for step in inside if isinstance(step, Moved | Padded))
+
+
+def steps_inside(network: Lowered) -> list[Moved | Padded | Compute | Dequantize]:
+    return [step for step in network.steps if isinstance(step, Moved | Padded | Compute | Dequantize)]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +234,7 @@ def test_what_moves_codes(move, kind: type) -> None:
     ],
 )
 def test_padding_with_zero(model: nn.Module, paddings: list[tuple[int, ...]]) -> None:
-    assert [step.padding for step in lowered(model).steps if isinstance(step, Pad)] == paddings
+    assert [step.padding for step in lowered(model).steps if isinstance(step, Padded)] == paddings
 
 
 @pytest.mark.parametrize("missing", ["input", "conv2.weight"])
@@ -232,14 +242,14 @@ def test_layer_without_a_grid_is_computed_in_float(missing: str) -> None:
     graph, qparams = prepared(tiny(), Fusion.conv_bn_relu)
     network = lower(graph, {name: grid for name, grid in qparams.items() if name != missing})
     layer = "conv1" if missing == "input" else "conv2"
-    assert layer not in {step.module for step in network.steps if isinstance(step, Layer)}
-    assert layer in {str(step.node.target) for step in network.steps if isinstance(step, Compute)}
+    assert layer not in {layer_of(step) for step in network.steps if isinstance(step, Layer)}
+    assert layer in {step.out.name.removesuffix(".output") for step in network.steps if isinstance(step, Compute)}
 
 
 def test_layer_whose_output_has_no_grid_leaves_its_residual_to_float() -> None:
     graph, qparams = prepared(tiny(), Fusion.conv_bn_relu)
     network = lower(graph, {name: grid for name, grid in qparams.items() if name != "relu_1.output"})
-    layer = next(step for step in network.steps if isinstance(step, Layer) and step.module == "conv2")
+    layer = next(step for step in network.steps if isinstance(step, Layer) and layer_of(step) == "conv2")
     assert layer.residual is None
     assert layer.out.grid is None
     assert "conv2.output" in network.float_tensors

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import SlowTwin, cifar_resnet20, images, tiny
+from small_networks import SlowTwin, cifar_resnet20, images, tiny, watched
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Simulate
-from quant_sweep.graph import FakeQuantize, Fusion, QuantGraph, quantizable
+from quant_sweep.graph import FakeQuantize, Fusion, Network, QuantGraph, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
@@ -23,7 +23,7 @@ NETWORKS = {"tiny": tiny, "resnet20": cifar_resnet20}
 
 def prepared(network: str, fusion: Fusion, scheme: Scheme, seed: int) -> tuple[QuantGraph, dict[str, QParams]]:
     """A calibrated network whose tensors all have widths of their own, 2 to 16."""
-    graph = quantizable(NETWORKS[network](), fusion)
+    graph = capture(NETWORKS[network](), images(2), fusion)
     draw = random.Random(seed)
     specs = assign_specs(graph, scheme, BitWidths(8, 8, {name: draw.randint(2, 16) for name in graph.names}))
     return graph, choose_qparams(calibrate(graph, [images(4)]), specs, MSE(), MinMax())
@@ -38,16 +38,17 @@ def mixed(request: pytest.FixtureRequest) -> tuple[QuantGraph, dict[str, QParams
     return prepared(*request.param, seed=1)
 
 
-def test_every_point_rounds_as_affine_does(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
+def test_every_quantizer_rounds_as_affine_does(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = mixed
     network = Simulate().build(graph, qparams)
+    assert isinstance(network, Network)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
-    for point in graph.activations:
-        module = network.get_submodule(f"quantization_points.{point.node}")
-        module.register_forward_hook(lambda _, args, output, name=point.name: seen.update({name: (args[0], output)}))
+    for name, (function, _) in network.inserted.items():
+        assert isinstance(function, nn.Module)
+        function.register_forward_hook(lambda _, args, output, name=name: seen.update({name: (args[0], output)}))
     with torch.no_grad():
         network(images(4, seed=1))
-    assert seen.keys() == {point.name for point in graph.activations}
+    assert seen.keys() == {q.name for q in graph.activations}
     for name, (x, rounded) in seen.items():
         assert torch.equal(rounded, fake_quantize(x, qparams[name])), name
 
@@ -65,47 +66,45 @@ def test_whole_network_is_that_of_the_slow_twin(mixed: tuple[QuantGraph, dict[st
 def test_weights_and_what_the_layers_receive_lie_on_their_grids(mixed: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = mixed
     network = Simulate().build(graph, qparams)
-    received: dict[str, Tensor] = {}
-    for point in graph.weights:
-        layer = network.get_submodule(point.module)
-        assert torch.equal(layer.weight, fake_quantize(layer.weight, qparams[point.name]))
-        layer.register_forward_pre_hook(lambda _, args, path=point.module: received.update({path: args[0]}))
+    assert isinstance(network, Network)
+    received: dict[str, tuple[Tensor, ...]] = {}
+    layers = {layer: q.name for q in graph.weights for layer in q.layers}
+    watching = watched(network.graph, layers, lambda name, read: received.update({name: read}))
     with torch.no_grad():
-        network(images(4, seed=1))
-    assert received.keys() == {point.module for point in graph.weights}
-    for path, x in received.items():
-        grid = qparams[point_before(graph, path)]
-        assert torch.equal(x, fake_quantize(x, grid)), path
+        Network(watching, network.inserted)(images(4, seed=1))
+    assert received.keys() == layers.keys()
+    for layer, (x, weight, *_) in received.items():
+        assert torch.equal(weight, fake_quantize(graph.graph.constants[layers[layer]], qparams[layers[layer]])), layer
+        grid = qparams[quantizer_before(graph, layer)]
+        assert torch.equal(x, fake_quantize(x, grid)), layer
         assert grid.lo <= x.min()
         assert x.max() <= grid.hi
 
 
-def point_before(graph: QuantGraph, layer: str) -> str:
+def quantizer_before(graph: QuantGraph, layer: str) -> str:
     """The tensor that `layer` reads, through whatever only moves values."""
-    names = {(point.node, reader): point.name for point in graph.activations for reader in point.readers}
-    reader = next(node for node in graph.module.graph.nodes if node.target == layer)
-    while True:
-        source = reader.all_input_nodes[0]
-        if (source.name, reader.name) in names:
-            return names[source.name, reader.name]
-        reader = source
+    quantized = {(q.name, reader) for q in graph.activations for reader in q.readers}
+    reader = graph.graph.node[layer]
+    while (reader.inputs[0], reader.name) not in quantized:
+        reader = graph.graph.node[reader.inputs[0]]
+    return reader.inputs[0]
 
 
 @pytest.mark.parametrize("fusion", Fusion)
 def test_16_bits_are_nearly_float(fusion: Fusion) -> None:
-    graph = quantizable(cifar_resnet20(), fusion)
+    graph = capture(cifar_resnet20(), images(2), fusion)
     batch = images(4)
     specs = assign_specs(graph, AFFINE, BitWidths(16, 16, {}))
     network = Simulate().build(graph, choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax()))
     with torch.no_grad():
-        logits, original = network(batch), graph.module(batch)
+        logits, original = network(batch), Network(graph.graph)(batch)
     assert float((logits - original).norm() / original.norm()) < 1e-3
 
 
 def test_a_tensor_without_a_grid_stays_float() -> None:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     with torch.no_grad():
-        assert torch.equal(Simulate().build(graph, {})(images(4)), graph.module(images(4)))
+        assert torch.equal(Simulate().build(graph, {})(images(4)), Network(graph.graph)(images(4)))
 
 
 @given(
@@ -115,7 +114,7 @@ def test_a_tensor_without_a_grid_stays_float() -> None:
     scale=st.floats(2.0**-20, 2.0**5, width=32),
     share=st.floats(0, 1),
 )
-def test_point_is_affine_ties_included(
+def test_fake_quantize_is_affine_ties_included(
     values: list[float], bits: int, signed: bool, scale: float, share: float
 ) -> None:
     spec = QuantSpec(bits, signed)
@@ -129,10 +128,10 @@ def test_point_is_affine_ties_included(
 @pytest.mark.parametrize("fusion", Fusion)
 def test_gpu_rounds_as_the_cpu_does(fusion: Fusion) -> None:
     graph, qparams = prepared("tiny", fusion, AFFINE, seed=1)
-    network: nn.Module = Simulate().build(graph, qparams).cuda()
-    for point in graph.activations:
-        x, module = images(4), network.get_submodule(f"quantization_points.{point.node}")
-        assert_same_but_for_ties(module(x.cuda()).cpu(), x, qparams[point.name])
+    network = Simulate().build(graph, qparams).cuda()
+    assert isinstance(network, Network)
+    for name, (function, _) in network.inserted.items():
+        assert_same_but_for_ties(function(images(4).cuda()).cpu(), images(4), qparams[name])
     with torch.no_grad():
         assert bool(network(images(4).cuda()).isfinite().all())
 

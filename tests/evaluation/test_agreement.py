@@ -10,19 +10,16 @@ from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.int8 import IntegerNetwork
-from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.evaluation.agreement import compare_with_simulation
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.graph import Fusion, QuantGraph, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
-pytestmark = pytest.mark.skipif(why_not_exact() is not None, reason="needs exact integer kernels")
-
 
 @pytest.fixture(params=Fusion, scope="module")
-def prepared(request: pytest.FixtureRequest) -> tuple[QuantGraph, dict[str, QParams], IntegerNetwork]:
-    graph = quantizable(cifar_resnet20(), request.param)
-    specs = assign_specs(graph, AFFINE, BitWidths(4, 4, {}))
+def prepared(request: pytest.FixtureRequest, exact_int8: int) -> tuple[QuantGraph, dict[str, QParams], IntegerNetwork]:
+    graph = capture(cifar_resnet20(), images(8), request.param)
+    specs = assign_specs(graph, AFFINE, BitWidths(min(4, exact_int8), 4, {}))
     qparams = choose_qparams(calibrate(graph, [images(8)]), specs, MinMax(), MinMax())
     return graph, qparams, Int8().build(graph, qparams)
 
@@ -31,7 +28,7 @@ def test_the_engines_agree(prepared) -> None:
     graph, qparams, network = prepared
     batch = images(8, seed=1)
     agreement = compare_with_simulation(network, graph, qparams, batch, codes_of=5)
-    assert list(agreement.lsb) == [point.name for point in graph.activations]
+    assert list(agreement.lsb) == [q.name for q in graph.activations]
     assert agreement.largest_lsb <= 1
     assert agreement.differing < 1e-4
     assert agreement.images == 8

@@ -1,6 +1,7 @@
 """Predictions, accuracy, agreement; NaN never becomes a class."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.evaluation.evaluate import Evaluation, evaluate
+from quant_sweep.graph import Fusion, Network, capture
 
 
 class Brightness(nn.Module):
@@ -41,8 +43,9 @@ def test_predicts_every_image_once(data: DataSet, batch_size: int) -> None:
     assert result.accuracy == pytest.approx(400 / 7)
     assert result.seconds > 0
     assert result.images_per_second == pytest.approx(7 / result.seconds)
-    measured, *batches = network.batches  # how many images stay in the cache is measured with one
-    assert measured == 1
+    # One image shows which layout it takes (two runs), and how many stay in the cache.
+    assert network.batches[:3] == [1, 1, 1]
+    batches = network.batches[3:]
     assert sum(batches) == 7
     assert max(batches) <= batch_size
 
@@ -59,7 +62,43 @@ def test_a_float_network_gets_as_many_images_as_stay_in_the_cache(data: DataSet)
     many = ImageSet(data.test.images.repeat(10, 1, 1, 1), data.test.labels.repeat(10))
     network = Wide()
     assert evaluate(network, data, many, 1000).accuracy == pytest.approx(400 / 7)
-    assert network.batches == [1, 13, 13, 13, 13, 13, 5]
+    assert network.batches == [1, 1, 1, 13, 13, 13, 13, 13, 5]
+
+
+class Layouts(nn.Module):
+    """Notes whether the channels of its images lie side by side."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.features, self.side_by_side = features, list[bool]()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.side_by_side.append(x.is_contiguous(memory_format=torch.channels_last))
+        return self.linear(self.features(self.conv(x)))
+
+
+@pytest.mark.parametrize(
+    ("features", "side_by_side"),
+    [
+        (lambda x: x.flatten(1), True),
+        (lambda x: x.view(x.shape[0], -1), False),  # fails where the channels lie side by side
+        (lambda x: x.as_strided((x.shape[0], 144), (144, 1)), False),  # takes other values there
+    ],
+    ids=["flatten", "view", "as_strided"],
+)
+def test_images_lie_as_a_persons_network_takes_them(features: Callable[[Tensor], Tensor], side_by_side: bool) -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    split = ImageSet(pixels, torch.zeros(20, dtype=torch.int64))
+    data = DataSet("noise", ("a", "b", "c", "d"), split, split, (0.5,) * 3, (0.5,) * 3, "f")
+    network = Layouts(features)
+    found = evaluate(network, data, split, batch_size=8).predictions
+    assert network.side_by_side[-3:] == [side_by_side] * 3
+    with torch.no_grad():
+        assert torch.equal(found, network(data.normalize(pixels).contiguous()).argmax(1))
+        graph = capture(network, data.normalize(pixels), Fusion.conv_bn_relu)
+    assert torch.equal(evaluate(Network(graph.graph), data, split, batch_size=8).predictions, found)
 
 
 @pytest.mark.parametrize("batch_size", [1, 30, 1000])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_sweep.evaluation.logit_damage import DamageSum, logit_kl, sqnr_db
+from quant_sweep.evaluation.logit_damage import DamageSum, logit_kl
 
 logits = st.lists(st.floats(-30, 30), min_size=3, max_size=3)
 
@@ -44,10 +44,3 @@ def test_batches_add_up() -> None:
     right, still_right = ((z.argmax(1) == labels).sum().item() for z in (original, quantized))
     assert whole.damage().accuracy_drop == pytest.approx(5 * (right - still_right))
     assert whole.damage().logit_kl == pytest.approx(logit_kl(original, quantized).mean().item())
-
-
-def test_ratio() -> None:
-    assert sqnr_db(100.0, 1.0) == pytest.approx(20)
-    assert sqnr_db(1.0, 0.0) == math.inf
-    assert sqnr_db(0.0, 1.0) == -math.inf
-    assert math.isnan(sqnr_db(0.0, 0.0))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from small_networks import images, tiny
 
-from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db
+from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabytes
 from quant_sweep.evaluation.qparams_table import COLUMNS, qparams_table
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.graph import Fusion, Network, QuantGraph, capture
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -19,7 +19,7 @@ from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 @pytest.fixture(scope="module")
 def content() -> tuple[QuantGraph, dict[str, QParams], dict[str, Summary]]:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(8), Fusion.conv_bn_relu)
     calibration = calibrate(graph, [images(8), images(8, seed=1)])
     specs = assign_specs(graph, AFFINE, BitWidths(4, 5, {"input": 8}))
     return graph, choose_qparams(calibration, specs, MSE(), MinMax()), dict(calibration.summaries)
@@ -31,8 +31,8 @@ def test_a_row_for_each_tensor_and_channel(content) -> None:
     assert list(table.columns) == COLUMNS
     assert len(table) == len(graph.activations) + 6 + 6 + 4
     assert dict(table.groupby("name")["kind"].first()) == {
-        **{point.name: "activation" for point in graph.activations},
-        **{point.name: "weight" for point in graph.weights},
+        **{q.name: "activation" for q in graph.activations},
+        **{q.name: "weight" for q in graph.weights},
     }
     assert table.loc[table["kind"] == "activation", "channel"].isna().all()
     assert table.loc[table["name"] == "linear.weight", "channel"].tolist() == [0, 1, 2, 3]
@@ -46,10 +46,10 @@ def test_numbers_are_those_of_the_grids(content) -> None:
         rows = table[table["name"] == name]
         for column, value in (("scale", grid.scale), ("zero_point", grid.zero_point), ("lo", grid.lo), ("hi", grid.hi)):
             np.testing.assert_array_equal(rows[column].to_numpy(), value.reshape(-1).numpy())
-    for point in graph.weights:
-        weight, grid = graph.module.get_parameter(point.name).detach(), qparams[point.name]
-        rows = table[table["name"] == point.name]
-        np.testing.assert_allclose(rows["sqnr_db"].to_numpy(float), sqnr_db(weight, grid).numpy())
+    for q in graph.weights:
+        weight, grid = graph.graph.constants[q.name], qparams[q.name]
+        rows = table[table["name"] == q.name]
+        np.testing.assert_allclose(rows["sqnr_db"].to_numpy(float), sqnr_db_of_values(weight, grid).numpy())
         np.testing.assert_array_equal(rows["clipped_fraction"].to_numpy(float), clipped_fraction(weight, grid).numpy())
 
 
@@ -58,7 +58,7 @@ def test_errors_of_activations_are_those_of_the_values(content) -> None:
     graph, qparams, summaries = content
     row = qparams_table(graph, qparams, summaries).set_index("name").loc["input"]
     values = torch.cat([images(8), images(8, seed=1)])
-    assert row["sqnr_db"] == pytest.approx(float(sqnr_db(values, qparams["input"])), abs=0.2)
+    assert row["sqnr_db"] == pytest.approx(float(sqnr_db_of_values(values, qparams["input"])), abs=0.2)
     assert row["clipped_fraction"] == pytest.approx(float(clipped_fraction(values, qparams["input"])), abs=1e-3)
 
 
@@ -83,4 +83,4 @@ def test_sizes(content) -> None:
     widths = {"conv1.weight": 8, "conv2.weight": 4, "linear.weight": 2}
     packed = 6 * 3 * 9 * 8 + 6 * 6 * 9 * 4 + 4 * 6 * 2
     assert quantized_megabytes(graph, widths) == pytest.approx((packed + 32 * biases) / 8e6)
-    assert float_megabytes(graph.module) == pytest.approx(4 * (weights + biases) / 1e6)
+    assert float_megabytes(Network(graph.graph)) == pytest.approx(4 * (weights + biases) / 1e6)

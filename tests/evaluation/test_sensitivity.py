@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import images, tiny
+from small_networks import images, tiny, watched
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
@@ -14,7 +15,7 @@ from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qpar
 from quant_sweep.engines import Simulate
 from quant_sweep.evaluation.logit_damage import logit_kl
 from quant_sweep.evaluation.sensitivity import COLUMNS, Part, measure_sensitivity, own_sqnr_db, parts_of
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
@@ -22,7 +23,7 @@ LABELS = torch.arange(24) % 4
 
 
 def calibrated(model: nn.Module, fusion: Fusion, bits: int = 3) -> tuple[Calibration, dict[str, QParams]]:
-    calibration = calibrate(quantizable(model, fusion), [images(8)])
+    calibration = calibrate(capture(model, images(2), fusion), [images(8)])
     specs = assign_specs(calibration.graph, AFFINE, BitWidths(bits, bits, {}))
     return calibration, choose_qparams(calibration, specs, MSE(), MinMax())
 
@@ -93,7 +94,7 @@ def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> Non
     batch, labels = batches()[0]
     assert tuple(measured.damages) == parts_of(graph)
     with torch.no_grad():
-        original = graph.module(batch)
+        original = Network(graph.graph)(batch)
         for part, damage in measured.damages.items():
             logits = Simulate().build(graph, {name: qparams[name] for name in part.tensors})(batch)
             assert damage.logit_kl == pytest.approx(logit_kl(original, logits).mean().item(), rel=1e-3, abs=1e-9)
@@ -102,7 +103,7 @@ def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> Non
 
 
 def test_parts() -> None:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     parts = parts_of(graph)
     assert parts[0] == Part("whole network", "network", graph.names)
     assert [(part.name, part.tensors) for part in parts if part.kind == "layer"] == [
@@ -124,18 +125,20 @@ def test_a_layer_that_is_called_twice_reads_two_tensors() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(self.pool(self.relu(self.conv(x))))
 
-    layers = [part for part in parts_of(quantizable(Twice(), Fusion.conv_bn_relu)) if part.kind == "layer"]
+    layers = [
+        part for part in parts_of(capture(Twice().eval(), images(2), Fusion.conv_bn_relu)) if part.kind == "layer"
+    ]
     assert layers == [Part("conv", "layer", ("conv.weight", "input", "relu.output"))]
 
 
 def test_what_lies_upstream_is_computed_once() -> None:
     calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
     calls: list[str] = []
-    for layer in ("conv1", "conv2", "linear"):
-        calibration.graph.module.get_submodule(layer).register_forward_hook(lambda *_, layer=layer: calls.append(layer))
-    measure_sensitivity(calibration.graph, qparams, batches())
+    layers = [f"{layer}.output" for layer in ("conv1", "conv2", "linear")]
+    counting = watched(calibration.graph.graph, layers, lambda name, _: calls.append(name))
+    measure_sensitivity(replace(calibration.graph, graph=counting), qparams, batches())
     # In float; and in parts: the network, itself, its weight, its input, and those of the layers before.
-    assert [calls.count(layer) for layer in ("conv1", "conv2", "linear")] == [
+    assert [calls.count(layer) for layer in layers] == [
         1 + 4,
         1 + 7,
         1 + len(parts_of(calibration.graph)),
@@ -153,7 +156,7 @@ def test_table_ranks_by_divergence_and_knows_the_tensors_own_ratio() -> None:
     rows = table.set_index("name")
     assert rows.loc["conv2", "tensors"] == "conv2.weight relu.output"
     assert rows["own_sqnr_db"].notna().to_dict() == {name: name in graph.names for name in rows.index}
-    weight = graph.module.get_parameter("conv2.weight").detach()
+    weight = graph.graph.constants["conv2.weight"]
     noise = weight - fake_quantize(weight, qparams["conv2.weight"])
     assert rows.loc["conv2.weight", "own_sqnr_db"] == pytest.approx(
         20 * math.log10(weight.norm() / noise.norm()), rel=1e-4
@@ -175,11 +178,12 @@ def test_more_bits_do_less() -> None:
 
 def test_the_graph_stays_as_it_was() -> None:
     calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
-    module = calibration.graph.module
-    state, code = {name: value.clone() for name, value in module.state_dict().items()}, module.code
+    graph = calibration.graph.graph
+    state, described = {name: value.clone() for name, value in graph.constants.items()}, graph.described()
     measure_sensitivity(calibration.graph, qparams, batches())
-    assert module.code == code
-    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert graph.described() == described
+    assert graph.constants.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in graph.constants.items())
 
 
 def test_grids_that_change_nothing_do_no_damage() -> None:
@@ -187,7 +191,7 @@ def test_grids_that_change_nothing_do_no_damage() -> None:
     linear = nn.Linear(4, 3, bias=False)
     linear.weight.data = torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 1.0, 0.0, -1.0], [1.0, 0.0, 0.0, -1.0]])
     batch = torch.randint(0, 4, (10, 4), generator=torch.Generator().manual_seed(0)).float()
-    calibration = calibrate(quantizable(nn.Sequential(linear).eval(), Fusion.conv_bn_relu), [batch])
+    calibration = calibrate(capture(nn.Sequential(linear).eval(), batch, Fusion.conv_bn_relu), [batch])
     specs = assign_specs(calibration.graph, AFFINE, BitWidths(2, 2, {}))
     qparams = choose_qparams(calibration, specs, MinMax(), MinMax())
     for damage in measure_sensitivity(calibration.graph, qparams, [(batch, torch.zeros(10).long())]).damages.values():
@@ -198,6 +202,6 @@ def test_nan_and_nothing() -> None:
     calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
     with pytest.raises(ValueError, match="at least one batch"):
         measure_sensitivity(calibration.graph, qparams, [])
-    calibration.graph.module.get_parameter("linear.bias").data[1] = torch.nan
+    calibration.graph.graph.constants["linear.bias"][1] = torch.nan
     with pytest.raises(FloatingPointError, match="NaN"):
         measure_sensitivity(calibration.graph, qparams, batches())

@@ -1,13 +1,17 @@
 """Small networks ready to be explained."""
 
+import functools
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from small_networks import images, shaken, tiny
 from torch import Tensor, nn
 
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Engine, Simulate
 from quant_sweep.explain import Subject
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
@@ -32,9 +36,49 @@ class Odd(nn.Module):
         return self.e(self.relu6(self.d(x[:, :, :32])).flatten(1))
 
 
+class Upwards(nn.Module):
+    """Padding that differs between the sides, transposed convolutions (with groups and output padding, and 1-d), a
+    residual that broadcasts, three dimensions, a linear layer without bias, and a channel that training switched off:
+    its bias is 10^9 steps of its accumulator and more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Conv2d(3, 4, 4, padding="same")
+        self.g = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.h = nn.Conv2d(6, 6, 1)
+        self.i = nn.Conv3d(2, 3, 2, padding=1)
+        self.j = nn.ConvTranspose1d(3, 4, 3, stride=2, dilation=2)
+        self.k = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.g(torch.relu(self.f(x))))
+        x = torch.relu(self.h(x) + F.max_pool2d(x, 32))
+        x = torch.relu(self.i(x[:, :, :6, :6].reshape(-1, 2, 3, 6, 6)))
+        return self.k(torch.relu(self.j(x.flatten(2)[:, :, :8])).mean(2))
+
+
+def upwards() -> nn.Module:
+    torch.manual_seed(2)
+    model = shaken(Upwards())
+    with torch.no_grad():
+        model.get_submodule("f").weight[0] *= 1e-10
+        model.get_submodule("f").bias[0] = 1.0
+    return model
+
+
 def odd() -> nn.Module:
     torch.manual_seed(1)
     return shaken(Odd())
+
+
+NETWORKS = {"tiny": (tiny, ("conv1", "conv2", "linear")), "odd": (odd, "abcde"), "upwards": (upwards, "fghijk")}
+CASES = [(kind, layer) for kind, (_, layers) in NETWORKS.items() for layer in layers]
+
+
+@functools.cache
+def subject_of(kind: str, **more: Any) -> Subject:
+    """One of `NETWORKS`, calibrated; made once for all tests that ask for the same."""
+    return subject(NETWORKS[kind][0](), **more)
 
 
 def subject(
@@ -46,9 +90,10 @@ def subject(
     batch: Tensor | None = None,
 ) -> Subject:
     """A network calibrated on a few images."""
-    graph = quantizable(tiny() if model is None else model, fusion)
+    batch = images(4) if batch is None else batch
+    graph = capture(tiny() if model is None else model, batch, fusion)
     specs = assign_specs(graph, scheme, BitWidths(bits, bits, {}))
-    calibration = calibrate(graph, [images(4) if batch is None else batch])
+    calibration = calibrate(graph, [batch])
     qparams = choose_qparams(calibration, specs, MSE(), MinMax())
     engine = engine or Simulate()
     network = engine.build(graph, qparams)

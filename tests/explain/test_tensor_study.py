@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from explained import subject
+from explained import subject_of
 from small_networks import images
 
 from quant_sweep import observers
-from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range, sqnr_db
+from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.calibration.one_pass import choose_weight_qparams
-from quant_sweep.explain import Subject, explain
-from quant_sweep.explain.errors_of import Activation, Values, Weight
-from quant_sweep.explain.explanation import Explanation
+from quant_sweep.explain import Explanation, Subject, explain
+from quant_sweep.explain.tensor_errors import Activation, Values, Weight
 from quant_sweep.explain.tensor_study import TensorStudy, all_observers
 from quant_sweep.graph import QuantGraph
 from quant_sweep.histograms.summary import summarize_channels
@@ -26,7 +25,7 @@ SPEC = QuantSpec(4, signed=True, symmetric=True, narrow_range=True)
 
 @pytest.fixture(scope="module")
 def made() -> Subject:
-    return subject(bits=4)
+    return subject_of("tiny", bits=4)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_the_choice_of_the_run_is_its_grid(made: Subject, found: Explanation) ->
     for study in found.activations.values():
         choice, grid = study.choices[study.used], made.qparams[study.name]
         assert (choice.lo, choice.hi) == (float(grid.lo), float(grid.hi))
-    grid, weight = made.qparams["conv2.weight"], made.graph.module.get_parameter("conv2.weight").detach()
+    grid, weight = made.qparams["conv2.weight"], made.graph.graph.constants["conv2.weight"]
     assert found.weight.choices["minmax"].hi == float(grid.hi.max())
     noise, signal = ((weight - fake_quantize(weight, grid)).double() ** 2).sum(), (weight.double() ** 2).sum()
     expected = float(10 * torch.log10(signal / noise))
@@ -74,14 +73,14 @@ def test_the_choice_of_the_run_is_its_grid(made: Subject, found: Explanation) ->
 
 
 def test_per_tensor_is_one_scale(made: Subject, found: Explanation) -> None:
-    weight = made.graph.module.get_parameter("conv2.weight").detach()
+    weight = made.graph.graph.constants["conv2.weight"]
     (grid,) = choose_weight_qparams(subject_of_one(made), {"conv2.weight": SPEC}, made.weight_observer).values()
-    assert found.channels.per_tensor[4] == pytest.approx(float(sqnr_db(weight, grid)))
+    assert found.channels.per_tensor[4] == pytest.approx(float(sqnr_db_of_values(weight, grid)))
     assert found.channels.per_tensor[4] < found.channels.per_channel[4]
 
 
 def subject_of_one(made: Subject) -> QuantGraph:
-    return replace(made.graph, weights=tuple(p for p in made.graph.weights if p.module == "conv2"))
+    return replace(made.graph, weights=tuple(q for q in made.graph.weights if q.name == "conv2.weight"))
 
 
 def studies(found: Explanation) -> list[TensorStudy]:

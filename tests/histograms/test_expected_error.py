@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quant_sweep.arithmetic.affine import clipped_fraction, fake_quantize, qparams_from_range, sqnr_db
+from quant_sweep.arithmetic.affine import clipped_fraction, fake_quantize, qparams_from_range, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.histograms.expected_error import Moments, clipped_fraction_of, expected_squared_error, sqnr_db_of
 from quant_sweep.histograms.histogram import Histogram
@@ -154,7 +154,7 @@ def test_sqnr_and_clipped_fraction_agree_with_the_values(kind: str, bits: int) -
     x = samples(kind)
     histogram = Histogram.of(x[None])
     qparams = qparams_from_range(x.min() * 0.4, x.max() * 0.5, QuantSpec(bits))
-    assert sqnr_db_of(histogram, qparams).item() == pytest.approx(sqnr_db(x, qparams).item(), abs=0.05)
+    assert sqnr_db_of(histogram, qparams).item() == pytest.approx(sqnr_db_of_values(x, qparams).item(), abs=0.05)
     # Only the two bins that the ends fall into can be counted wrongly.
     slack = 2 * float(histogram.counts[0][histogram.edges[0, 1:].abs() > x.max() * 0.3].max()) / len(x)
     assert clipped_fraction_of(histogram, qparams).item() == pytest.approx(

@@ -162,6 +162,22 @@ def test_write_then_read_gives_the_same(
     assert os.listdir(path.parent) == ["a.safetensors"]
 
 
+@pytest.mark.parametrize("place", [-1, 100], ids=["weight", "metadata"])
+def test_a_changed_byte_in_a_file_of_ours_is_noticed(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, {"a": torch.ones(2)}, {"best": "3"})
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+    assert message_of(lambda: read_checkpoint(path)).startswith(f"model.checkpoint={path}: ")
+
+
+def test_metadata_of_a_file_of_somebody_else_is_empty(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    assert read_metadata(tmp_path / "a.safetensors") == {}
+    assert torch.equal(read_checkpoint(tmp_path / "a.safetensors")["a"], torch.ones(2))
+
+
 def test_write_takes_channels_last_weights(tmp_path: Path) -> None:
     weight = torch.rand(4, 3, 3, 3).to(memory_format=torch.channels_last)
     write_checkpoint(tmp_path / "a.safetensors", {"w": weight}, {})

@@ -1,13 +1,14 @@
-"""The CIFAR ResNets: the paper's sizes, names that published checkpoints have, any input size, traceable."""
+"""The CIFAR ResNets: the paper's sizes, names that published checkpoints have, any input size, capturable."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-import torch.fx
 import torch.nn.functional as F
 
 from quant_sweep import models
+from quant_sweep.graph import Network, capture_float
 from quant_sweep.models.checkpoint import load_weights, read_checkpoint
 from quant_sweep.models.cifar_resnet import ZeroPadShortcut
 
@@ -38,14 +39,17 @@ def test_any_size_and_channels(channels: int, size: int) -> None:
     assert model(torch.rand(2, channels, size, size)).shape == (2, 7)
 
 
-def test_trace_keeps_the_output_and_names_every_activation() -> None:
+def test_capture_keeps_the_output_and_names_every_activation() -> None:
     model = models.resnet20(num_classes=10, in_channels=3).eval()
-    traced = torch.fx.symbolic_trace(model)
     images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(traced(images), model(images))
-    called = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
-    assert len(called) == len(set(called)), "a module that is called twice has no name of its own for each tensor"
-    assert {"relu", "layer1.0.relu1", "layer1.0.relu2", "layer3.2.relu2", "avgpool", "linear"} <= set(called)
+    graph = capture_float(model, images).graph
+    assert torch.equal(Network(graph)(images), model(images))
+    numbered = [name for name in graph.node if re.search(r"_\d+\.output$", name)]
+    assert numbered == ["layer2.0.shortcut.slice_1.output", "layer3.0.shortcut.slice_1.output"], (
+        "a module that is called twice has no name of its own for each tensor"
+    )
+    modules = {"relu", "layer1.0.relu1", "layer1.0.relu2", "layer3.2.relu2", "avgpool", "linear"}
+    assert {f"{module}.output" for module in modules} <= set(graph.node)
 
 
 def test_shortcut_takes_every_second_pixel_between_zero_channels() -> None:

@@ -11,7 +11,7 @@ from quant_sweep.data import calibration_indices, digits
 from quant_sweep.engines import Engine
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.evaluate import evaluate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.models import resnet20
 from quant_sweep.observers import MSE, FakeHist
 from quant_sweep.quantization.quantize import quantize
@@ -20,7 +20,7 @@ from quant_sweep.quantization.scheme import Scheme
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    return calibrate(quantizable(tiny(), Fusion.conv_bn_relu), [images(8)])
+    return calibrate(capture(tiny(), images(8), Fusion.conv_bn_relu), [images(8)])
 
 
 def test_digits_from_images_to_accuracy(tmp_path: Path) -> None:
@@ -29,7 +29,9 @@ def test_digits_from_images_to_accuracy(tmp_path: Path) -> None:
     model = resnet20(num_classes=10, in_channels=1).eval()
     original = evaluate(model, data, data.test, batch_size=128)
     chosen = data.train.images[calibration_indices(data.train.labels, 128, seed=0)]
-    calibration = calibrate(quantizable(model, Fusion.conv_bn_relu), map(data.normalize, chosen.split(64)))
+    calibration = calibrate(
+        capture(model, data.normalize(chosen[:2]), Fusion.conv_bn_relu), map(data.normalize, chosen.split(64))
+    )
     agreements = []
     for bits in (8, 6, 4, 3):
         quantized = quantize(calibration, bits=bits, observer=FakeHist(percentile=99.99), weight_observer=MSE())
@@ -44,7 +46,7 @@ def test_digits_from_images_to_accuracy(tmp_path: Path) -> None:
 def test_more_bits_are_nearer_to_float(calibration: Calibration) -> None:
     batch = images(16, seed=5)
     with torch.no_grad():
-        original = calibration.graph.module(batch)
+        original = Network(calibration.graph.graph)(batch)
         errors = [
             float((quantize(calibration, bits=bits, observer=MSE()).network(batch) - original).norm())
             for bits in (16, 8, 6, 4, 2)
@@ -69,9 +71,11 @@ def test_settings_reach_the_grids(calibration: Calibration) -> None:
 def test_an_engine_of_ones_own(calibration: Calibration) -> None:
     class Original(Engine):
         def build(self, graph, qparams):  # noqa: ARG002
-            return graph.module
+            return Network(graph.graph)
 
-    assert quantize(calibration, bits=4, observer=MSE(), engine=Original()).network is calibration.graph.module
+    network = quantize(calibration, bits=4, observer=MSE(), engine=Original()).network
+    assert isinstance(network, Network)
+    assert network.graph is calibration.graph.graph
 
 
 @pytest.mark.parametrize("bits", [0, -1, 1, 17, 33, 8.5, "8", True, None])

@@ -11,7 +11,7 @@ from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, QuantGraph, quantizable
+from quant_sweep.graph import Fusion, QuantGraph, capture
 from quant_sweep.models import resnet20
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.quantize import quantize
@@ -24,7 +24,7 @@ SYMMETRIC = Scheme(
 
 @pytest.fixture(scope="module")
 def graph() -> QuantGraph:
-    return quantizable(resnet20(num_classes=10, in_channels=3), Fusion.conv_bn_relu)
+    return capture(resnet20(num_classes=10, in_channels=3), images(2), Fusion.conv_bn_relu)
 
 
 def test_affine() -> None:
@@ -44,8 +44,8 @@ def test_symmetric_is_the_original_study() -> None:
 def test_weights_and_activations_may_differ(graph: QuantGraph) -> None:
     specs = assign_specs(graph, AFFINE, BitWidths(3, 5, {}))
     assert list(specs) == list(graph.names)
-    assert {specs[point.name] for point in graph.weights} == {AFFINE.weight(3)}
-    assert {specs[point.name] for point in graph.activations} == {AFFINE.activation(5)}
+    assert {specs[q.name] for q in graph.weights} == {AFFINE.weight(3)}
+    assert {specs[q.name] for q in graph.activations} == {AFFINE.activation(5)}
 
 
 def test_overrides_cover_a_name_or_its_leading_parts_and_the_longest_counts(graph: QuantGraph) -> None:
@@ -71,7 +71,7 @@ def test_widths_are_checked(graph: QuantGraph, widths: BitWidths) -> None:
 
 @pytest.mark.parametrize("scheme", [AFFINE, SYMMETRIC])
 def test_grids_are_tied_around_a_relu_only_where_asked(scheme: Scheme) -> None:
-    graph = quantizable(resnet20(num_classes=10, in_channels=3), Fusion.bn)
+    graph = capture(resnet20(num_classes=10, in_channels=3), images(2), Fusion.bn)
     specs = assign_specs(graph, scheme, BitWidths(4, 4, {"relu": 6}))
     ends = {name: torch.tensor(1.0 + index) for index, name in enumerate(graph.names)}
     per_tensor = [name for name, spec in specs.items() if spec.channel_axis is None]
@@ -97,7 +97,8 @@ def plain() -> nn.Module:
 def test_rounding_twice_on_one_grid_is_rounding_once(bits: int, signed: bool) -> None:
     scheme = SYMMETRIC if signed else AFFINE
     once, twice = (
-        calibrate(quantizable(plain(), fusion), [images(8, size=8)]) for fusion in (Fusion.conv_bn_relu, Fusion.bn)
+        calibrate(capture(plain(), images(2, size=8), fusion), [images(8, size=8)])
+        for fusion in (Fusion.conv_bn_relu, Fusion.bn)
     )
     batch = images(16, seed=1, size=8)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from report.runs_table import frame, run
 
 from quant_sweep.report.kernels import agreement_rows
+from quant_sweep.report.markdown import markdown
 from quant_sweep.report.page import page
 from quant_sweep.report.points import read_points
 from quant_sweep.report.sections import split
@@ -32,4 +33,4 @@ def test_the_worst_of_each_width() -> None:
 def test_a_page_without_integer_runs_says_nothing_of_them() -> None:
     for row, shown in ((run(accuracy=90.0), False), (integer_run(100.0, 0, 0.0), True)):
         points = read_points(frame(row), "point")
-        assert ("Integer kernels" in page(split(points, []), points, pictures=False)) is shown
+        assert ("Integer kernels" in markdown(page(split(points, []), points))) is shown

@@ -3,6 +3,7 @@
 import pytest
 from runs_table import frame, run
 
+from quant_sweep.report.markdown import markdown
 from quant_sweep.report.page import page
 from quant_sweep.report.points import read_points
 from quant_sweep.report.sections import split
@@ -114,4 +115,4 @@ def test_a_built_in_run_alone_is_not_the_study() -> None:
 def test_the_page_has_the_table_where_there_is_one() -> None:
     for rows, shown in ((coded(), True), ([run(accuracy=90.0)], False)):
         points = read_points(frame(*rows), "point")
-        assert ("The original study's table" in page(split(points, []), points, pictures=False)) is shown
+        assert ("The original study's table" in markdown(page(split(points, []), points))) is shown

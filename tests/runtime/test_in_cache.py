@@ -2,16 +2,19 @@
 
 import pytest
 import torch
+from small_networks import cifar_resnet20, images
 from torch import nn
 
-from quant_sweep.runtime.in_cache import images_that_stay_in_cache
+from quant_sweep.graph import Fusion, capture
+from quant_sweep.runtime.in_cache import images_that_stay_in_cache, largest_bytes_an_image
 
 
-@pytest.mark.parametrize(("channels", "images"), [(8, 64), (32, 16), (64, 8), (1000, 8)])
-@pytest.mark.parametrize("measured_with", [1, 3])
-def test_the_largest_output_of_a_layer_decides(channels: int, images: int, measured_with: int) -> None:
+@pytest.mark.parametrize(("channels", "count"), [(8, 64), (32, 16), (64, 8), (1000, 8)])
+def test_the_largest_output_of_a_layer_decides(channels: int, count: int) -> None:
     network = nn.Sequential(nn.Conv2d(3, channels, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
-    assert images_that_stay_in_cache(network, torch.zeros(measured_with, 3, 32, 32), 2**21, 8) == images
+    largest = largest_bytes_an_image(network, torch.zeros(1, 3, 32, 32))
+    assert largest == 4 * 32 * 32 * max(channels, 3)
+    assert images_that_stay_in_cache(largest, 2**21, 8) == count
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -20,4 +23,11 @@ def test_a_network_without_layers_is_measured_by_its_images() -> None:
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
             return (x.mean(dim=(2, 3)),)
 
-    assert images_that_stay_in_cache(Functional(), torch.zeros(1, 4, 64, 64), 2**21, 8) == 32
+    largest = largest_bytes_an_image(Functional(), torch.zeros(1, 4, 64, 64))
+    assert images_that_stay_in_cache(largest, 2**21, 8) == 32
+
+
+def test_a_graph_knows_it_without_being_run() -> None:
+    model = cifar_resnet20()
+    graph = capture(model, images(2, size=32), Fusion.none).graph
+    assert graph.largest_bytes_an_image == largest_bytes_an_image(model, images(1, size=32)) == 4 * 16 * 32 * 32

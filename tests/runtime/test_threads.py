@@ -12,8 +12,7 @@ from small_networks import cifar_resnet20, images
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8
 from quant_sweep.engines.int8 import IntegerNetwork
-from quant_sweep.engines.onednn import why_not_exact
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.runtime.threads import FEWEST_IMAGES, Workers, _number_of_parts
@@ -28,11 +27,9 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def network() -> IntegerNetwork:
-    if why_not_exact() is not None:
-        pytest.skip("needs exact integer kernels")
-    calibration = calibrate(quantizable(cifar_resnet20(), Fusion.conv_bn_relu), [images(8)])
-    made = quantize(calibration, bits=4, observer=MinMax(), engine=Int8()).network
+def network(exact_int8: int) -> IntegerNetwork:
+    calibration = calibrate(capture(cifar_resnet20(), images(8), Fusion.conv_bn_relu), [images(8)])
+    made = quantize(calibration, bits=min(4, exact_int8), observer=MinMax(), engine=Int8()).network
     assert isinstance(made, IntegerNetwork)
     return made
 
@@ -58,7 +55,7 @@ def test_a_single_part_is_given_all_threads() -> None:
 @pytest.mark.parametrize("count", [1, 16, 47, 48, 131])
 def test_the_same_logits_for_any_number_of_images(network: IntegerNetwork, count: int) -> None:
     batch = images(count, seed=1)
-    alone = torch.cat([network._run(image, lambda _name, _value: None) for image in batch.split(1)])
+    alone = torch.cat([network._run(image, lambda _name, _value: None)[0] for image in batch.split(1)])
     with torch.inference_mode():
         assert torch.equal(network(batch), alone)
     assert torch.equal(copy.deepcopy(network)(batch), alone)

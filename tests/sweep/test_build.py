@@ -11,7 +11,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion
 from quant_sweep.models import resnet20, write_checkpoint
 from quant_sweep.observers import FakeHist
-from quant_sweep.sweep import build as load
+from quant_sweep.sweep import build as build_module
 from quant_sweep.sweep.build import build, load_data, load_model, plain, resolve_device
 
 
@@ -91,26 +91,26 @@ def test_enums_become_their_values() -> None:
 
 def test_data_and_model_are_built_once(tmp_path: Path, checkpoint: Path) -> None:
     cfg = composed(f"outputs_dir={tmp_path}", f"model.checkpoint={checkpoint}")
-    data = load_data(cfg.data)
-    assert load_data(composed(f"outputs_dir={tmp_path}", "bits=3").data) is data
-    model = load_model(cfg.model, data)
-    assert load_model(cfg.model, data) is model
+    data = load_data(plain(cfg.data))
+    assert load_data(plain(composed(f"outputs_dir={tmp_path}", "bits=3").data)) is data
+    model = load_model(plain(cfg.model), data)
+    assert load_model(plain(cfg.model), data) is model
     assert not model.module.training
     assert model.graph(Fusion.bn) is model.graph(Fusion.bn)
-    other = load_data(composed(f"outputs_dir={tmp_path}", "data.seed=3").data)
+    other = load_data(plain(composed(f"outputs_dir={tmp_path}", "data.seed=3").data))
     assert other.fingerprint != data.fingerprint
 
 
 def test_digest_is_that_of_weights_and_code(tmp_path: Path, checkpoint: Path) -> None:
     cfg = composed(f"outputs_dir={tmp_path}", f"model.checkpoint={checkpoint}")
-    data = load_data(cfg.data)
-    first = load_model(cfg.model, data).digest
-    load._trained.cache_clear()
-    assert load_model(cfg.model, data).digest == first
+    data = load_data(plain(cfg.data))
+    first = load_model(plain(cfg.model), data).digest
+    build_module._trained.cache_clear()
+    assert load_model(plain(cfg.model), data).digest == first
     state = resnet20(num_classes=10, in_channels=1).state_dict()
     write_checkpoint(tmp_path / "v.safetensors", state, {})
     cfg = composed(f"outputs_dir={tmp_path}", f"model.checkpoint={tmp_path}/v.safetensors")
-    assert load_model(cfg.model, data).digest != first
+    assert load_model(plain(cfg.model), data).digest != first
 
 
 def test_digest_tells_layers_apart_that_share_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,23 +122,23 @@ def test_digest_tells_layers_apart_that_share_their_weights(tmp_path: Path, monk
         "    return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    data = load_data(composed(f"outputs_dir={tmp_path}").data)
+    data = load_data(plain(composed(f"outputs_dir={tmp_path}").data))
 
     def digest(stride: int) -> str:
-        load._trained.cache_clear()
+        build_module._trained.cache_clear()
         model = composed("model=custom", "model.factory=strided:build", f"+model.kwargs.stride={stride}").model
-        return load_model(model, data).digest
+        return load_model(plain(model), data).digest
 
     assert digest(1) == digest(1)
     assert digest(1) != digest(2)
 
 
 def test_weights_must_come_from_somewhere(tmp_path: Path) -> None:
-    data = load_data(composed(f"outputs_dir={tmp_path}").data)
+    data = load_data(plain(composed(f"outputs_dir={tmp_path}").data))
     with pytest.raises(InputError, match=r"model\.checkpoint=null: .*give a file"):
-        load_model(composed("model.checkpoint=null").model, data)
+        load_model(plain(composed("model.checkpoint=null").model), data)
     with pytest.raises(InputError, match=r"model\.weights=DEFAULT"):
-        load_model(composed("model=torchvision").model, data)
+        load_model(plain(composed("model=torchvision").model), data)
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The same key means the same numbers: what decides a number changes it, nothing else does."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from omegaconf import DictConfig
 
 from quant_sweep.models import resnet20, write_checkpoint
 from quant_sweep.sweep import run
-from quant_sweep.sweep.content_key import code_version, content_key
+from quant_sweep.sweep.content_key import code_version, collector_version, content_key
 from quant_sweep.tracking import Tracker
+
+PACKAGE = Path(run.__file__).parents[1]
 
 
 class AskedError(Exception):
@@ -155,15 +158,58 @@ def test_is_a_name_that_the_tracker_takes(tmp_path: Path) -> None:
         assert (tmp_path / f"{key}.lock").exists()
 
 
-def test_sources_that_decide_a_number_are_in_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.as_posix()) or original(path))
-    code_version.cache_clear()
-    code_version()
-    names = {name.split("/quant_sweep/", 1)[1] for name in read}
-    assert {"arithmetic/affine.py", "calibration/one_pass.py", "engines/simulate.py", "sweep/run.py"} <= names
-    assert not any(name.startswith(("report/", "tracking/", "cli/", "train/")) for name in names)
+CHANGES = {  # which keys a comment in a file changes, by its folder
+    "all": "arithmetic calibration data errors.py graph histograms models runtime",
+    "that of the run": "engines evaluation observers quantization sweep",
+    "none": "__init__.py cli explain report tracking train",
+}
+
+
+def test_a_comment_in_a_file_changes_the_keys_that_its_folder_decides(tmp_path: Path) -> None:
+    package = tmp_path / "quant_sweep"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    result, summary = uncached_versions(package)
+    changes = {folder: keys for keys, folders in CHANGES.items() for folder in folders.split()}
+    for path in sorted(path for path in package.rglob("*") if path.is_file()):
+        original = path.read_bytes()
+        path.write_bytes(original + b"# a comment\n")
+        run_changed, summary_changed = (
+            own != other for own, other in zip(uncached_versions(package), (result, summary), strict=True)
+        )
+        path.write_bytes(original)
+        changed = {(True, True): "all", (True, False): "that of the run", (False, False): "none"}
+        name = path.relative_to(package)
+        expected = "none" if name.suffix != ".py" else changes[name.parts[0]]
+        assert changed[run_changed, summary_changed] == expected, name
+    assert uncached_versions(package) == (result, summary)
+
+
+def uncached_versions(package: Path) -> tuple[str, str]:
+    return code_version.__wrapped__(package), collector_version.__wrapped__(package)
+
+
+def test_a_file_that_comes_or_goes_changes_the_key(tmp_path: Path) -> None:
+    package = tmp_path / "quant_sweep"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = uncached_versions(package)
+    (package / "engines" / "more.py").touch()
+    (package / ".cache").mkdir()
+    (package / ".cache" / "copy.py").touch()
+    added = uncached_versions(package)
+    assert added[0] != before[0]
+    assert added[1] == before[1]
+    (package / "engines" / "more.py").unlink()
+    assert uncached_versions(package) == before
+
+
+@pytest.mark.parametrize("name", ["new/module.py", "module.py"])
+def test_a_folder_that_is_not_classed_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    for version in (code_version, collector_version):
+        with pytest.raises(RuntimeError, match="decides numbers or shows them"):
+            version(tmp_path)
 
 
 def test_anything_that_json_cannot_hold_is_refused() -> None:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from configured import composed
-from small_networks import tiny
+from small_networks import images, tiny
 
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MSE, Hist, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 from quant_sweep.sweep.point import flat_params, read_point
@@ -53,7 +53,7 @@ def test_params_have_the_names_of_the_command_line() -> None:
 
 
 def test_auto_becomes_an_engine_that_the_key_and_the_tags_know() -> None:
-    graph = quantizable(tiny(), Fusion.conv_bn_relu)
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
     wide, narrow = (read_point(composed(f"bits={bits}", "device=cpu")) for bits in (12, 4))
     settled = wide.settled(graph, assign_specs(graph, wide.scheme, wide.widths))
     assert isinstance(settled.engine, Simulate)

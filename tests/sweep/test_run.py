@@ -13,13 +13,13 @@ from small_networks import shaken
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.data import digits, draw_calibration_images
 from quant_sweep.evaluation.evaluate import evaluate
-from quant_sweep.graph import Fusion, quantizable
+from quant_sweep.graph import Fusion, capture
 from quant_sweep.models import resnet20, write_checkpoint
 from quant_sweep.observers import FakeHist
 from quant_sweep.quantization.quantize import quantize
-from quant_sweep.sweep import run
-from quant_sweep.sweep.build import load_model
-from quant_sweep.sweep.run import open_tracker, run_point
+from quant_sweep.sweep import quantize_model, record, run
+from quant_sweep.sweep.build import load_model, open_tracker, plain
+from quant_sweep.sweep.run import run_point
 
 Config = Callable[..., DictConfig]
 
@@ -63,9 +63,9 @@ def test_records_what_the_library_gives(config: Config, folder: Path) -> None:
     (row,) = finished(cfg).to_dict("records")
 
     data = digits(name="digits", size=8, mean=[0.3053], std=[0.3758], cache_dir=str(folder), test_fraction=0.25, seed=0)
-    model = load_model(cfg.model, data).module
-    batches = draw_calibration_images(data, 64, 32, seed=0).batches(torch.device("cpu"))
-    calibration = calibrate(quantizable(model, Fusion.conv_bn_relu), batches)
+    model = load_model(plain(cfg.model), data).module
+    batches = list(draw_calibration_images(data, 64, 32, seed=0).batches(torch.device("cpu")))
+    calibration = calibrate(capture(model, batches[0], Fusion.conv_bn_relu), batches)
     quantized = quantize(calibration, bits=5, observer=FakeHist(), overrides={"input": 8})
     evaluation, original = (evaluate(network, data, data.test, 128) for network in (quantized.network, model))
     assert row["metrics.accuracy"] == evaluation.accuracy
@@ -86,9 +86,9 @@ def test_one_pass_and_one_float_evaluation_serve_all_points(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[str] = []
-    for name in ("calibrate", "evaluate"):
-        original = getattr(run, name)
-        monkeypatch.setattr(run, name, lambda *a, f=original, n=name: calls.append(n) or f(*a))
+    for module, name in ((quantize_model, "calibrate"), (run, "evaluate")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, f=original, n=name: calls.append(n) or f(*a))
     cache = f"cache_dir={tmp_path}"
     for overrides in (["bits=8"], ["bits=4"], ["observer=minmax"], ["bits=8"], ["weight_bits=3", "batch_size=64"]):
         run_point(config(cache, *overrides), sweep=None)
@@ -96,7 +96,7 @@ def test_one_pass_and_one_float_evaluation_serve_all_points(
     assert calls.count("evaluate") == 1 + 4, "float, and each point but the repeated one"
     assert len(finished(config())) == 4
     assert len(finished(config(), "float")) == 1
-    run._one_pass.cache_clear()  # as in another process
+    quantize_model._calibration.cache_clear()  # as in another process
     run_point(config(cache, "bits=3"), sweep=None)
     assert calls.count("calibrate") == 1
     run_point(config(cache, "fusion=none"), sweep=None)
@@ -108,7 +108,7 @@ def test_one_pass_and_one_float_evaluation_serve_all_points(
 
 def test_a_crash_leaves_no_finished_run(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run, "qparams_table", lambda *_: (_ for _ in ()).throw(RuntimeError("disk full")))
+        patch.setattr(record, "qparams_table", lambda *_: (_ for _ in ()).throw(RuntimeError("disk full")))
         with pytest.raises(RuntimeError, match="disk full"):
             run_point(config(), sweep=None)
     assert finished(config()).empty

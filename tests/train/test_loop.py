@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quant_sweep.data.augment import crop_and_flip, cut_out
@@ -305,6 +306,12 @@ def test_another_recipe_or_other_data_is_not_continued(tmp_path: Path) -> None:
         train(nn.Linear(3, 2), images(), changed(epochs=1), tmp_path, CPU, ignore)
     (tmp_path / "best.safetensors").unlink()
     with pytest.raises(InputError, match=r"best\.safetensors is missing"):
+        train(network(), images(), changed(epochs=1), tmp_path, CPU, ignore)
+
+
+def test_a_file_of_another_program_is_not_continued(tmp_path: Path) -> None:
+    save_file(network().state_dict(), tmp_path / "last.safetensors", metadata={"training": "{}"})
+    with pytest.raises(InputError, match=r"last\.safetensors is not from this version of the training; remove it"):
         train(network(), images(), changed(epochs=1), tmp_path, CPU, ignore)
 
 

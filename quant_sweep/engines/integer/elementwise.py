@@ -59,6 +59,8 @@ def move_kernel(step: Moved) -> Kernel:
         return _max_pool1d(operation)
     if isinstance(operation, AdaptiveMaxPool):
         return lambda u: _adaptive_max_pool(u, operation.size)
+    if isinstance(operation, MaxPool):
+        return lambda u: operation(u.contiguous())  # channels last, torch counts the places of uint8 in 8 bits
     return operation
 
 

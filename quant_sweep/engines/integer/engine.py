@@ -149,9 +149,10 @@ def _check_integer_only(graph: QuantGraph, lowered: Lowered) -> None:
     if lowered.float_tensors:
         advice = "fusion=bn or conv_bn_relu, or engine=simulate" if graph.fusion.value == "none" else "engine=simulate"
         raise InputError(f"engine=integer: {lowered.float_tensors[0]} is computed in float; use {advice}")
-    first, steps, last = lowered.steps[:1], lowered.steps[1:-1], lowered.steps[-1:]
-    begins = all(isinstance(step, Quantize) and step.x is lowered.given for step in first)
-    ends = any(isinstance(step, Layer) and step.out.grid is None and lowered.outputs == (step.out,) for step in last)
+    steps = lowered.steps[1:-1]
+    first, last = (lowered.steps[0], lowered.steps[-1]) if lowered.steps else (None, None)
+    begins = isinstance(first, Quantize) and first.x is lowered.given
+    ends = isinstance(last, Layer) and last.out.grid is None and lowered.outputs == (last.out,)
     within = not any(
         isinstance(step, Quantize | Dequantize | Compute) or lowered.given in step.inputs for step in steps
     )

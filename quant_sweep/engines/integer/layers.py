@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -20,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant_sweep.arithmetic.affine import quantize
-from quant_sweep.arithmetic.fixed_point import fixed_point_of, multiply, rounding_right_shift
+from quant_sweep.arithmetic.fixed_point import FixedPoint, fixed_point_of, multiply, rounding_right_shift
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.engines.integer.stored import Stored, add_up, fine_factor
-from quant_sweep.engines.lowering import Kernel, Layer
+from quant_sweep.engines.integer.stored import FINE_BITS, Stored, add_up, fine_factor
+from quant_sweep.engines.lowering import Layer
 from quant_sweep.engines.spread import direct_form, spread_out
 from quant_sweep.graph.operations import Convolution, Linear, padding_of_torch
 
@@ -38,27 +39,79 @@ class Accumulator:
     """The int32 sums of a layer, bias included.
 
     Attributes:
+        weight: codes, int32 (out, in / groups, ...).
         sums: codes, uint8, to sums of u_x q_w, int32 (n, out, ...).
-        frozen: what is added, int32 (out, 1, ...).
-        places: int64 like frozen; sums are shifted so far to the right, or to the left, before `frozen` is added. See
+        places: int64 (out, 1, ...); sums are shifted so far to the right, or to the left, before anything is added. See
             `accumulator`.
-        unit: real units of one, float64 like frozen.
-        largest: bound of what comes out, in real units, float64 like frozen.
+        correction: z_x sum q_w, shifted likewise; int64 like places.
+        bias: in units of the shifted sums, int64 like places.
+        unit: real units of one, float64 like places.
+        largest: bound of what comes out, in real units, float64 like places.
     """
 
+    weight: Tensor
     sums: Callable[[Tensor], Tensor]
-    frozen: Tensor
     places: Tensor
+    correction: Tensor
+    bias: Tensor
     unit: Tensor
     largest: Tensor
 
     def __call__(self, u: Tensor) -> Tensor:
-        sums = self.sums(u)
-        return (_shifted(sums.to(torch.int64), self.places) + self.frozen).to(torch.int32)
+        return self.complete(self.sums(u))
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """What is added to the shifted sums, int64 like places; within 32 bits."""
+        return self.bias - self.correction
+
+    def shifted(self, sums: Tensor) -> Tensor:
+        """Sums in the accumulator's units, int64."""
+        return _shifted(sums.to(torch.int64), self.places)
+
+    def complete(self, sums: Tensor) -> Tensor:
+        """Sums with all that is added to them, int32."""
+        return (self.shifted(sums) + self.frozen).to(torch.int32)
 
 
-def layer_kernel(step: Layer, constants: Mapping[str, Tensor], grid: QParams) -> Kernel:
-    """clamp(layer(x) + residual), in codes.
+@final
+@dataclass(frozen=True, eq=False)
+class Requantized:
+    """A layer that writes codes: clamp(layer(x) + residual). Called with stored codes, it returns stored codes.
+
+    Attributes:
+        accumulate: its sums.
+        factor: from them to steps of the target; with a residual to fine steps, as `add_up` takes them.
+        residual: how its codes are stored, and the factor from them to fine steps; None if nothing is added.
+        target: how the result is stored.
+        clamp: lowest and highest stored code.
+    """
+
+    accumulate: Accumulator
+    factor: FixedPoint
+    residual: tuple[Stored, FixedPoint] | None
+    target: Stored
+    clamp: tuple[int, int]
+
+    def __call__(self, u: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.target.write(self.steps(self.accumulate(u), residual), self.clamp)
+
+    @property
+    def fine_steps(self) -> int:
+        """How many units that `factor` leads to make one step of the target."""
+        return 1 if self.residual is None else 2**FINE_BITS
+
+    def steps(self, sums: Tensor, residual: Tensor | None) -> Tensor:
+        """Steps of the target above 0.0, from complete sums and stored codes of the residual; int64."""
+        if self.residual is None:
+            return multiply(sums, self.factor)
+        assert residual is not None
+        source, factor = self.residual
+        return add_up((sums, self.factor), (source.counts(residual), factor))
+
+
+def layer_kernel(step: Layer, constants: Mapping[str, Tensor], grid: QParams) -> Requantized:
+    """The arithmetic of a layer that writes codes; its weight and bias are frozen here.
 
     Args:
         constants: of the float network, by name.
@@ -68,16 +121,10 @@ def layer_kernel(step: Layer, constants: Mapping[str, Tensor], grid: QParams) ->
     clamp = target.within(step.limits)
     accumulate = accumulator(step, constants, grid, target.scale / _BIAS_STEPS)
     if step.residual is None:
-        factor = fixed_point_of(accumulate.unit / target.scale)
-        return lambda u: target.write(multiply(accumulate(u), factor), clamp)
+        return Requantized(accumulate, fixed_point_of(accumulate.unit / target.scale), None, target, clamp)
     source = Stored.of(step.residual.grid)
-    factor, residual_factor = fine_factor(accumulate.unit, target), fine_factor(source.scale, target)
-
-    def with_residual(u: Tensor, residual: Tensor) -> Tensor:
-        steps = add_up((accumulate(u), factor), (source.counts(residual), residual_factor))
-        return target.write(steps, clamp)
-
-    return with_residual
+    residual = source, fine_factor(source.scale, target)
+    return Requantized(accumulate, fine_factor(accumulate.unit, target), residual, target, clamp)
 
 
 @final
@@ -85,17 +132,23 @@ class Logits:
     """A layer whose result is read in float: its sums on one scale for all channels, int32.
 
     Attributes:
+        accumulate: its sums.
         scale: real units of one.
+        factor: from the sums to units of that scale.
     """
 
     def __init__(self, step: Layer, constants: Mapping[str, Tensor], grid: QParams) -> None:
-        self._accumulate = accumulator(step, constants, grid, resolution=0.0)
-        largest = float(self._accumulate.largest.max())
+        self.accumulate = accumulator(step, constants, grid, resolution=0.0)
+        largest = float(self.accumulate.largest.max())
         self.scale = largest / 2**_LOGIT_BITS if largest > 0 else 1.0
-        self._factor = fixed_point_of(self._accumulate.unit / self.scale)
+        self.factor = fixed_point_of(self.accumulate.unit / self.scale)
 
     def __call__(self, u: Tensor) -> Tensor:
-        return multiply(self._accumulate(u), self._factor).to(torch.int32)
+        return self.rescaled(self.accumulate(u))
+
+    def rescaled(self, sums: Tensor) -> Tensor:
+        """Complete sums on the scale of all channels, int32."""
+        return multiply(sums, self.factor).to(torch.int32)
 
 
 def accumulator(step: Layer, constants: Mapping[str, Tensor], grid: QParams, resolution: float) -> Accumulator:
@@ -122,10 +175,15 @@ def accumulator(step: Layer, constants: Mapping[str, Tensor], grid: QParams, res
     places = torch.maximum(fitting, wanted.clamp(max=0))
     unit = torch.ldexp(unit, places)
     places = places.clamp(max=62)  # what is shifted farther is 0 anyway
-    frozen = torch.round(bias / unit).to(torch.int64) + _shifted(-source.zero * by_output.sum(dim=1), places)
-    shape = (-1, *[1] * (weight.dim() - 2))
-    per_channel = (values.reshape(shape) for values in (frozen.to(torch.int32), places, unit, largest))
-    return Accumulator(_sums(step.operation, weight, source.zero), *per_channel)
+    values = (
+        places,
+        _shifted(source.zero * by_output.sum(dim=1), places),
+        torch.round(bias / unit).to(torch.int64),
+        unit,
+        largest,
+    )
+    per_channel = (value.reshape(-1, *[1] * (weight.dim() - 2)) for value in values)
+    return Accumulator(weight, _sums(step.operation, weight, source.zero), *per_channel)
 
 
 def _exponent(x: Tensor) -> Tensor:
@@ -148,7 +206,7 @@ def _sums(operation: Convolution | Linear, weight: Tensor, zero: int) -> Callabl
 
     def sums(u: Tensor) -> Tensor:
         padded = pad_with(spread(u), around, zero).to(torch.int32)
-        return convolve(padded, kernel, None, direct.stride, 0, 1, direct.groups)  # type: ignore[no-any-return,operator]
+        return convolve(padded, kernel, None, direct.stride, 0, 1, direct.groups)
 
     return sums
 

@@ -14,7 +14,7 @@ from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import bounds
 
 # Sums of several tensors are formed on a grid so many times finer than the one they are written on.
-_FINE_BITS = 12
+FINE_BITS = 12
 
 
 @final
@@ -56,10 +56,10 @@ class Stored:
 
 def fine_factor(real: Tensor | float, target: Stored) -> FixedPoint:
     """What turns a number that stands for `real` units each into fine steps of `target`."""
-    return fixed_point_of(torch.as_tensor(real, dtype=torch.float64) / target.scale * 2.0**_FINE_BITS)
+    return fixed_point_of(torch.as_tensor(real, dtype=torch.float64) / target.scale * 2.0**FINE_BITS)
 
 
 def add_up(*terms: tuple[Tensor, FixedPoint]) -> Tensor:
     """Steps of the grid that the factors lead to: each number times its factor, summed, and rounded once more."""
     fine = sum((multiply(x, factor) for x, factor in terms), start=torch.tensor(0))
-    return rounding_right_shift(fine, torch.tensor(_FINE_BITS))
+    return rounding_right_shift(fine, torch.tensor(FINE_BITS))

@@ -12,7 +12,7 @@ from terminal import Outcome, Workspace, quick
 
 from quant_sweep.cli.sensitivity import draw_test_images
 from quant_sweep.errors import InputError
-from quant_sweep.sweep.build import load_data
+from quant_sweep.sweep.build import load_data, plain
 
 Arguments = Callable[..., list[str]]
 
@@ -111,7 +111,7 @@ def test_mistakes_are_one_line(workspace: Workspace, checkpoint: Path, arguments
 
 
 def test_the_images_are_balanced_and_drawn_by_the_seed(tmp_path: Path) -> None:
-    data = load_data(composed(f"cache_dir={tmp_path}").data)
+    data = load_data(plain(composed(f"cache_dir={tmp_path}").data))
     chosen = draw_test_images(data, 100, seed=0)
     assert torch.bincount(data.test.labels[chosen]).tolist() == [10] * 10
     assert torch.equal(chosen, draw_test_images(data, 100, seed=0))

@@ -1,34 +1,20 @@
 """The ranking as a page and a chart, from numbers made by hand."""
 
-import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from ranking import table
 
 from quant_sweep.errors import InputError
-from quant_sweep.report import SensitivityTable, build_sensitivity_report
+from quant_sweep.report import build_sensitivity_report
 from quant_sweep.report.figures import png
+from quant_sweep.report.markdown import markdown
 from quant_sweep.report.sensitivity import sensitivity_figure, sensitivity_page
-
-COLUMNS = ["name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db"]
-
-
-def table(layers: int = 2, images: int = 1000) -> SensitivityTable:
-    """Layer 0 suffers most; the last activation is read by no layer, and rounding it changes nothing."""
-    rows: list[list[object]] = [["whole network", "network", "all of them", 6.5, 0.45, 7.1, math.nan]]
-    for i in range(layers):
-        kl = 0.2 / (i + 1)
-        rows.append([f"block{i}.conv", "layer", f"block{i}.conv.weight x{i}", 3.0 - i, kl, 11.0 + i, math.nan])
-        rows.append([f"x{i}", "activation", f"x{i}", 2.0 - i, kl * 0.7, 12.0, 22.0])
-        rows.append([f"block{i}.conv.weight", "weight", f"block{i}.conv.weight", 1.0, kl * 0.3, 13.0, 19.0])
-    rows.append(["pool.output", "activation", "pool.output", 0.0, 0.0, math.inf, math.inf])
-    frame = pd.DataFrame(rows, columns=COLUMNS).sort_values("logit_kl", ascending=False, ignore_index=True)
-    return SensitivityTable("net mse 4 bits", images, 10000, 93.1, frame)
 
 
 def test_the_page_says_on_how_many_images_and_ranks() -> None:
-    page = sensitivity_page(table())
+    page = markdown(sensitivity_page(table()))
     assert "1,000 of 10,000 test images, balanced over the classes; one image is 0.1 points" in page
     assert "Float accuracy 93.10" in page
     assert "accuracy drop 6.50, logit KL 0.45, logit SQNR 7.1 dB" in page
@@ -38,7 +24,7 @@ def test_the_page_says_on_how_many_images_and_ranks() -> None:
     assert sorted(order, key=tensors.index) == order
     assert "whole network" not in page
     assert "| inf " in tensors, "no noise at all is no number of dB, nor 0"
-    assert "all 10,000 test images" in sensitivity_page(table(images=10000))
+    assert "all 10,000 test images" in markdown(sensitivity_page(table(images=10000)))
 
 
 def test_the_chart_shows_the_numbers() -> None:

@@ -1,0 +1,56 @@
+"""A document as Markdown, as GitHub shows it: pipe tables, pictures as links to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tabulate import tabulate
+
+from quant_sweep.report.document import Block, Chain, Document, Heading, Items, Paragraph, Picture, Table, spans
+
+
+def markdown(document: Document, pictures: bool = True) -> str:
+    """The whole document.
+
+    Args:
+        pictures: whether to link those that have a file; the others are left out.
+    """
+    parts = [f"# {document.title}"]
+    for block in document.blocks:
+        if not isinstance(block, Picture) or (pictures and block.file is not None):
+            parts.append(_rendered(block))
+    return "\n\n".join(parts) + "\n"
+
+
+def _rendered(block: Block) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {block.text}"
+        case Paragraph():
+            return block.text
+        case Items():
+            return "\n".join(f"- {text}" for text in block.texts)
+        case Table():
+            return _table(block)
+        case Chain():
+            return " → ".join(f"**{title}** ({'; '.join(lines)})" for title, *lines in block.boxes)
+        case Picture():
+            return f"![{block.alt}]({block.file})"
+
+
+def _table(table: Table) -> str:
+    rows = [[_cell(cell, (y, x) in table.strong) for x, cell in enumerate(cells)] for y, cells in enumerate(table.rows)]
+    headers = [_cell(header, False) for header in table.headers]
+    return str(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
+
+
+def _cell(text: str, strong: bool) -> str:
+    escaped = "".join(_escaped(text))
+    return f"**{escaped}**" if strong and escaped else escaped
+
+
+def _escaped(text: str) -> Iterator[str]:
+    """Without what would end a cell or begin a style; in code only the first means something."""
+    for part, style in spans(text, code_only=True):
+        safe = part.replace("|", "\\|")
+        yield f"`{safe}`" if style == "code" else safe.replace("*", "\\*")

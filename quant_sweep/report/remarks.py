@@ -1,0 +1,26 @@
+"""What a reader of the numbers must know about single runs: what stayed in float, and which engine was replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quant_sweep.report.points import Point
+
+
+def remarks(points: Sequence[Point]) -> list[str]:
+    """One line for each distinct remark, in Markdown; [] if there is nothing to say."""
+    finished = [point for point in points if point.status == "finished"]
+    return [
+        *_grouped("float_weights", "these weights stay in float: ", finished),
+        *_grouped("float_tensors", "integer kernels leave these tensors in float: ", finished),
+        *_grouped("engine_fell_back", "`engine=auto` computed with simulate, for ", finished),
+    ]
+
+
+def _grouped(tag: str, text: str, points: Sequence[Point]) -> list[str]:
+    """The runs that share a tag's value, together."""
+    by_value: dict[str, int] = {}
+    for point in points:
+        if tag in point.tags:
+            by_value[point.tags[tag]] = by_value.get(point.tags[tag], 0) + 1
+    return [f"In {count} of {len(points)} runs {text}{value}." for value, count in sorted(by_value.items())]

@@ -1,0 +1,117 @@
+"""From what a run works with to a quantized network: calibrate, choose the quantization parameters, build the engine.
+
+A calibration pass is made once and serves all points that ask for the same one: kept in memory for those of this
+process, and in the cache folder for others, which wait for it if they want it meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.calibration.cache import collected_once
+from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_activation_qparams, choose_weight_qparams
+from quant_sweep.calibration.sequential import calibrate_sequentially
+from quant_sweep.data import CalibrationImages
+from quant_sweep.engines import Auto, Flow
+from quant_sweep.graph import Fusion, QuantGraph
+from quant_sweep.histograms.summary import Summary
+from quant_sweep.observers import Observer
+from quant_sweep.sweep.build import LoadedModel
+from quant_sweep.sweep.content_key import summaries_key
+from quant_sweep.sweep.prepare import Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """What an engine made of a model, with what calibration saw.
+
+    Attributes:
+        network: normalised images to logits.
+        graph: the float network whose tensors lie on grids.
+        qparams: by tensor name.
+        summaries: by tensor name; empty where the flow keeps none.
+        calibration_seconds: for this point; a pass that an earlier point made is not counted again.
+    """
+
+    network: nn.Module
+    graph: QuantGraph
+    qparams: Mapping[str, QParams]
+    summaries: Mapping[str, Summary]
+    calibration_seconds: float
+
+
+def quantize_model(prepared: Prepared) -> QuantizedModel:
+    """Calibrate and quantize as the point says."""
+    began = time.perf_counter()
+    engine = prepared.point.engine
+    assert not isinstance(engine, Auto), "prepare settles the engine"
+    if isinstance(engine, Flow):
+        return _by_flow(prepared, engine, began)
+    calibration, qparams = _sequential(prepared) if prepared.point.sequential else _one_pass(prepared)
+    seconds = time.perf_counter() - began
+    network = engine.build(calibration.graph, qparams)
+    return QuantizedModel(network, calibration.graph, qparams, calibration.summaries, seconds)
+
+
+def _by_flow(prepared: Prepared, flow: Flow, began: float) -> QuantizedModel:
+    point, images = prepared.point, prepared.images
+    observer = point.settings["observer"]["name"]
+    network, qparams = flow.quantize(prepared.model.module, lambda: images.batches(point.device), observer)
+    return QuantizedModel(network, prepared.graph, qparams, {}, time.perf_counter() - began)
+
+
+def _sequential(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]:
+    point = prepared.point
+    return calibrate_sequentially(
+        prepared.graph,
+        prepared.images.batches(point.device),
+        prepared.specs,
+        point.observer,
+        point.weight_observer,
+        point.update_batch_norm,
+    )
+
+
+def _one_pass(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]:
+    point, graph, specs = prepared.point, prepared.graph, prepared.specs
+    calibration = _calibration(prepared.model, point.fusion, prepared.images, point.device, point.settings["cache_dir"])
+    weight_specs = tuple((weight.name, specs[weight.name]) for weight in graph.weights)
+    weights = _weight_qparams(prepared.model, point.fusion, weight_specs, point.weight_observer)
+    activations = choose_activation_qparams(calibration, specs, point.observer)
+    return calibration, point.scheme.tied(graph, activations | weights)
+
+
+@functools.lru_cache(maxsize=len(Fusion))
+def _calibration(
+    model: LoadedModel, fusion: Fusion, images: CalibrationImages, device: torch.device, cache_dir: str
+) -> Calibration:
+    """The float pass, from the memory of this process, from the cache folder, or made now."""
+    graph = model.graph(fusion)
+    key = summaries_key(
+        {
+            "model": model.digest,
+            "fusion": fusion.value,
+            "data": images.data.fingerprint,
+            "images": images.digest,
+            "batch_size": images.batch_size,
+            "device": device.type,
+        }
+    )
+    return Calibration(
+        graph, collected_once(key, cache_dir, lambda: calibrate(graph, images.batches(device)).summaries)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _weight_qparams(
+    model: LoadedModel, fusion: Fusion, specs: tuple[tuple[str, QuantSpec], ...], observer: Observer
+) -> dict[str, QParams]:
+    """The quantization parameters of the weights, which all points share that differ in their activations."""
+    return choose_weight_qparams(model.graph(fusion), dict(specs), observer)
