@@ -322,7 +322,7 @@ class _Reading:
         return name
 
     def _with_float_weights(self, node: Node, of_layers: set[str]) -> Node:
-        """The node, which reads weights of layers under other names unless it is a layer: those are not quantized."""
+        """The node; unless it is a layer, it reads the weights of layers under other names: in float."""
         if isinstance(node.operation, Weighted) or of_layers.isdisjoint(node.inputs):
             return node
         renamed = {}

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from quant_sweep.graph.normalize import base_name
+from quant_sweep.graph.normalize import base_name, same_as_input
 
 # Operators whose result has memory of its own, whatever the arguments.
 _OWN_MEMORY = {
@@ -62,16 +62,16 @@ def _read_instead(call: fx.Node, made: object) -> None:
         return
     assert isinstance(made, Sequence)
     for user in list(call.users):
-        index = user.args[1]
+        position = user.args[1]
         assert user.target is operator.getitem
-        assert isinstance(index, int)
-        user.replace_all_uses_with(made[index])
+        assert isinstance(position, int)
+        user.replace_all_uses_with(made[position])
         user.graph.erase_node(user)
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
     """The program without in-place operations; it may be the very program given, changed."""
-    writes = [node for node in program.graph.nodes if _is_in_place(node)]
+    writes = [node for node in program.graph.nodes if _is_in_place(node) and same_as_input(node) is None]
     order = {node: position for position, node in enumerate(program.graph.nodes)}
     if not all(_overwrites_own_memory(node) for node in writes):
         decomposed: ExportedProgram = program.run_decompositions({})

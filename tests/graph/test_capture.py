@@ -314,7 +314,8 @@ class Hooked(Net):
 
 
 @pytest.mark.parametrize(
-    "net", [Optional, Variadic, OnShapes, OnAttributes, OnParameters, UnderNoGrad, InRegions, Checkpointed, Counting, Hooked]
+    "net",
+    [Optional, Variadic, OnShapes, OnAttributes, OnParameters, UnderNoGrad, InRegions, Checkpointed, Counting, Hooked],
 )
 @torch.no_grad()
 def test_branches_and_arguments_are_followed(net: type[Net]) -> None:

@@ -5,83 +5,12 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from networks import graphs, random_images
 from torch import Tensor, nn
 
 from quant_sweep.graph import INPUT, Fusion, Network
 from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.models import resnet20
-
-# The first names of quantized activations, the last of them, and the first of weights: stored tables have them.
-NAMES = {
-    ("resnet18", Fusion.none): (
-        "input bn1 relu layer1.0.bn1 layer1.0.relu layer1.0.add layer1.0.relu_1 layer1.1.bn1",
-        "avgpool",
-        "conv1 layer1.0.conv1 layer1.0.conv2",
-    ),
-    ("resnet18", Fusion.bn): (
-        "input conv1 relu layer1.0.conv1 layer1.0.relu layer1.0.conv2 layer1.0.relu_1 layer1.1.conv1",
-        "avgpool",
-        "conv1 layer1.0.conv1 layer1.0.conv2",
-    ),
-    ("resnet18", Fusion.conv_bn_relu): (
-        "input relu layer1.0.relu layer1.0.relu_1 layer1.1.relu layer1.1.relu_1 layer2.0.relu layer2.0.downsample.0",
-        "avgpool",
-        "conv1 layer1.0.conv1 layer1.0.conv2",
-    ),
-    ("mobilenet_v2", Fusion.bn): (
-        "input features.0.0 features.0.2 features.1.conv.0.0 features.1.conv.0.2 features.1.conv.1",
-        "adaptive_avg_pool2d",
-        "features.0.0 features.1.conv.0.0 features.1.conv.1",
-    ),
-    ("mobilenet_v2", Fusion.conv_bn_relu): (
-        "input features.0.2 features.1.conv.0.2 features.1.conv.1 features.2.conv.0.2 features.2.conv.1.2",
-        "adaptive_avg_pool2d",
-        "features.0.0 features.1.conv.0.0 features.1.conv.1",
-    ),
-    ("mobilenet_v3_small", Fusion.conv_bn_relu): (
-        "input features.0.0 features.0.2 features.1.block.0.2 features.1.block.1.avgpool"
-        " features.1.block.1.activation features.1.block.1.mul features.1.block.2.0",
-        "classifier.1",
-        "features.0.0 features.1.block.0.0 features.1.block.1.fc1 features.1.block.1.fc2",
-    ),
-    ("shufflenet_v2_x0_5", Fusion.conv_bn_relu): (
-        "input conv1.2 stage2.0.branch1.0 stage2.0.branch1.4 stage2.0.branch2.2 stage2.0.branch2.3"
-        " stage2.0.branch2.7 stage2.0.cat",
-        "mean",
-        "conv1.0 stage2.0.branch1.0 stage2.0.branch1.2",
-    ),
-    ("squeezenet1_1", Fusion.bn): (
-        "input features.0 features.1 features.3.squeeze features.3.squeeze_activation features.3.expand1x1",
-        "classifier.2",
-        "features.0 features.3.squeeze",
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def torchvision_graphs():
-    found = {}
-
-    def of(architecture: str):
-        if architecture not in found:
-            torch.manual_seed(0)
-            model = torchvision.models.get_model(architecture, weights=None, num_classes=10).eval()
-            found[architecture] = graphs(model, random_images(2, 3, 64, 64))
-        return found[architecture]
-
-    return of
-
-
-@pytest.mark.parametrize(("architecture", "fusion"), NAMES, ids=lambda value: getattr(value, "name", value))
-def test_torchvision(architecture: str, fusion: Fusion, torchvision_graphs) -> None:
-    graph = torchvision_graphs(architecture)[fusion]
-    first, last, weights = NAMES[architecture, fusion]
-    names = [q.name.removesuffix(".output") for q in graph.activations]
-    assert names[: len(first.split())] == first.split()
-    assert names[-1] == last
-    assert [q.name for q in graph.weights][: len(weights.split())] == [f"{name}.weight" for name in weights.split()]
 
 
 def test_resnet20_layers() -> None:
@@ -141,26 +70,38 @@ class Scaled(nn.Linear):
 
 
 CALLED = {
-    "a module called input": Called(lambda m, x: m.head(m.input(x).relu()), input=nn.Conv2d(3, 3, 1), head=nn.Conv2d(3, 2, 1)),
+    "a module called input": Called(
+        lambda m, x: m.head(m.input(x).relu()), input=nn.Conv2d(3, 3, 1), head=nn.Conv2d(3, 2, 1)
+    ),
     "a module called input, twice": Called(lambda m, x: m.input(m.input(x).relu()), input=nn.Conv2d(3, 3, 1)),
     "a parameter called input": Called(lambda m, x: F.relu(x @ m.input) @ m.input, input=parameter(8, 8)),
-    "a buffer called input": Called(lambda m, x: m.conv(x * m.input), input=torch.rand(3, 1, 1), conv=nn.Conv2d(3, 3, 1)),
+    "a buffer called input": Called(
+        lambda m, x: m.conv(x * m.input), input=torch.rand(3, 1, 1), conv=nn.Conv2d(3, 3, 1)
+    ),
     "a parameter called output": nn.Sequential(nn.Flatten(2), nn.Linear(64, 3), Output(), nn.ReLU(), Output()),
     "a layer with a parameter called output": nn.Sequential(nn.Flatten(2), nn.Linear(64, 3), Scaled(), Scaled()),
-    "a parameter called weight": Called(lambda m, x: F.conv2d(x, m.weight).relu() @ m.bias, weight=parameter(4, 3, 1, 1), bias=parameter(8, 8)),
+    "a parameter called weight": Called(
+        lambda m, x: F.conv2d(x, m.weight).relu() @ m.bias, weight=parameter(4, 3, 1, 1), bias=parameter(8, 8)
+    ),
     "modules called relu, relu_1 and F.relu": Called(
-        lambda m, x: m.conv(F.relu(m.conv(m.relu_1(m.conv(m.relu(m.conv(m.relu(x)))))))), conv=nn.Conv2d(3, 3, 1), relu=nn.ReLU(), relu_1=nn.ReLU(),
+        lambda m, x: m.conv(F.relu(m.conv(m.relu_1(m.conv(m.relu(m.conv(m.relu(x)))))))),
+        conv=nn.Conv2d(3, 3, 1),
+        relu=nn.ReLU(),
+        relu_1=nn.ReLU(),
     ),
     "a module called as a function": Called(lambda m, x: m.add(m.add(x) + x) + x, add=nn.Conv2d(3, 3, 1)),
-    "one module under two names": Called(
-        lambda m, x: m.b(m.a(x).relu()), **dict.fromkeys("ab", nn.Conv2d(3, 3, 1))
-    ),
+    "one module under two names": Called(lambda m, x: m.b(m.a(x).relu()), **dict.fromkeys("ab", nn.Conv2d(3, 3, 1))),
     "modules in a list": Called(
         lambda m, x: m.layers[1](m.layers[0](x).relu()), layers=nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
     ),
-    "a name with a point in it": Called(lambda m, x: m.parts["0_1"](m.parts["0"](x).relu()), parts=nn.ModuleDict({"0": nn.Conv2d(3, 3, 1), "0_1": nn.Conv2d(3, 3, 1)})),
-    "a constant of no parameter": Called(lambda m, x: m.conv(x + torch.linspace(0, 1, 8)) * torch.linspace(1, 2, 8), conv=nn.Conv2d(3, 3, 1)),
-}  # fmt: skip
+    "a name with a point in it": Called(
+        lambda m, x: m.parts["0_1"](m.parts["0"](x).relu()),
+        parts=nn.ModuleDict({"0": nn.Conv2d(3, 3, 1), "0_1": nn.Conv2d(3, 3, 1)}),
+    ),
+    "a constant of no parameter": Called(
+        lambda m, x: m.conv(x + torch.linspace(0, 1, 8)) * torch.linspace(1, 2, 8), conv=nn.Conv2d(3, 3, 1)
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CALLED)
