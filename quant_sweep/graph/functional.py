@@ -62,10 +62,10 @@ def _read_instead(call: fx.Node, made: object) -> None:
         return
     assert isinstance(made, Sequence)
     for user in list(call.users):
-        position = user.args[1]
+        index = user.args[1]
         assert user.target is operator.getitem
-        assert isinstance(position, int)
-        user.replace_all_uses_with(made[position])
+        assert isinstance(index, int)
+        user.replace_all_uses_with(made[index])
         user.graph.erase_node(user)
 
 

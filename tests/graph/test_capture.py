@@ -436,6 +436,13 @@ class FixedToABatch(Net):
         return self.conv(x).reshape(len(x), -1)
 
 
+class NotOneImage(Net):
+    """BatchNorm of one value for each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(self.conv(x).mean((2, 3)), None, None, training=True)
+
+
 class OnNumberOfImages(Net):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) if x.shape[0] > 3 else self.last(x)
@@ -459,6 +466,7 @@ class Cond(Net):
         (ReturnsAParameter, "model=ReturnsAParameter: returns a tensor of shape"),
         (ForAnotherSize, r"model=ForAnotherSize: cannot compute inputs of shape \(4, 3, 8, 8\)"),
         (FixedToABatch, "model=FixedToABatch: cannot be captured .* sizes fixed to one batch"),
+        (NotOneImage, r"model=NotOneImage: cannot compute inputs of shape \(1, 3, 8, 8\)"),
         (OnNumberOfImages, "model=OnNumberOfImages: its result for an image depends on the other images"),
         (Cond, "model=Cond: cannot be captured"),
     ],
