@@ -18,6 +18,12 @@ from quant_sweep.graph.operations import Operation
 from quant_sweep.models import resnet20
 
 
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two networks have the same state, bit for bit."""
+    one, other = a.state_dict(), b.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 class Tiny(nn.Module):
     """A residual block, max-pooling, average pooling and a linear layer, with every fusion to be made."""
 

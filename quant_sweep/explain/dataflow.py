@@ -29,7 +29,7 @@ from quant_sweep.engines.lowering import (
 )
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Graph, QuantGraph
-from quant_sweep.graph.operations import Activation, Add, BatchNorm, Clamp, Linear, Operation
+from quant_sweep.graph.operations import Activation, Add, BatchNorm, ChannelAffine, Clamp, Linear, Operation
 from quant_sweep.graph.quantizers import kind_of
 
 _WEIGHT = ".weight"
@@ -171,7 +171,7 @@ def _after(step: Layer, lowered: Lowered) -> list[Step]:
 def _continues(step: Step) -> bool:
     """Whether a step is part of what a complete convolution layer does: normalise, add, activate, round."""
     if isinstance(step, Compute):
-        return isinstance(step.operation, BatchNorm | Add | Clamp | Activation)
+        return isinstance(step.operation, BatchNorm | ChannelAffine | Add | Clamp | Activation)
     return isinstance(step, Quantize | Dequantize | Lookup | Sum)
 
 

@@ -19,41 +19,47 @@ from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from quant_sweep.graph.graph import Graph, Node, pruned
-from quant_sweep.graph.operations import BatchNorm, Convolution, Linear, Move, Reshape
+from quant_sweep.graph.operations import BatchNorm, ChannelAffine, Convolution, Linear, Move, Reshape
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
-    """The graph with every BatchNorm folded where that is exact.
+    """The graph with every BatchNorm, and whatever scales and shifts channels as one does, folded where that is exact.
 
-    A BatchNorm stays where its layer's output has another reader, behind a concatenation or a sum, and between two
+    It stays where its layer's output has another reader, behind a concatenation or a sum, and between two
     activations. A layer that is called several times gets a weight for each call that a BatchNorm follows.
     """
     for fold in (_fold_into_layer_before, _fold_into_layer_behind):
         for node in graph.nodes:
-            if isinstance(node.operation, BatchNorm):
+            if isinstance(node.operation, BatchNorm | ChannelAffine):
                 graph = fold(graph, graph.node[node.name]) or graph
     return graph
 
 
 def _fold_into_layer_before(graph: Graph, norm: Node) -> Graph | None:
-    source, axis = norm.inputs[0], 1
+    source, axis = norm.inputs[0], channel_axis(norm)
     while source in graph.node and _is_only_read_once(graph, source):
         node = graph.node[source]
         if isinstance(node.operation, Convolution | Linear):
             if axis != output_axis(node):
                 return None
-            assert isinstance(norm.operation, BatchNorm)
-            gamma, beta, mean, variance = (graph.constants[name] for name in norm.inputs[1:])
-            weight, bias = _weight_and_bias(graph, node)
-            folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.operation.eps, gamma, beta)
-            layer, constants = _with_constants(graph, node, *(part.detach() for part in folded))
-            renamed = {norm.name: norm.inputs[0]}
-            return _rebuilt(graph, {node.name: layer}, constants, renamed)
+            layer, constants = _with_constants(graph, node, *_folded(graph, node, norm))
+            return _rebuilt(graph, {node.name: layer}, constants, {norm.name: norm.inputs[0]})
         moved = _axis_before(node, axis, graph)
         if moved is None:
             return None
         source, axis = node.inputs[0], moved
     return None
+
+
+def _folded(graph: Graph, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that does what stands behind it, too."""
+    weight, bias = _weight_and_bias(graph, layer)
+    if isinstance(norm.operation, BatchNorm):
+        gamma, beta, mean, variance = (graph.constants[name] for name in norm.inputs[1:])
+        folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.operation.eps, gamma, beta)
+        return folded[0].detach(), folded[1].detach()
+    scale, shift = _scale_and_shift(graph, norm)
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), bias * scale + shift
 
 
 def _fold_into_layer_behind(graph: Graph, norm: Node) -> Graph | None:
@@ -65,9 +71,10 @@ def _fold_into_layer_behind(graph: Graph, norm: Node) -> Graph | None:
     if isinstance(operation, Convolution):
         if operation.transposed or any(size != 0 for side in operation.padding for size in side):
             return None
-    elif not isinstance(operation, Linear) or len(norm.shape) != 2:
+    elif not isinstance(operation, Linear):
         return None
-    if node.inputs[0] != norm.name:
+    input_axis = 1 if isinstance(operation, Convolution) else len(norm.shape) - 1
+    if node.inputs[0] != norm.name or channel_axis(norm) != input_axis:
         return None
     scale, shift = _scale_and_shift(graph, norm)
     weight, bias = _weight_and_bias(graph, node)
@@ -82,6 +89,11 @@ def _fold_into_layer_behind(graph: Graph, norm: Node) -> Graph | None:
     layer, constants = _with_constants(graph, node, (by_input * scales[:, :, None]).reshape(weight.shape), new_bias)
     layer = replace(layer, inputs=(norm.inputs[0], *layer.inputs[1:]))
     return _rebuilt(graph, {node.name: layer}, constants, {})
+
+
+def channel_axis(norm: Node) -> int:
+    """The axis whose channels a BatchNorm, or what is written in its place, tells apart."""
+    return norm.operation.axis if isinstance(norm.operation, ChannelAffine) else 1
 
 
 def output_axis(layer: Node) -> int:
@@ -118,6 +130,9 @@ def _is_only_read_once(graph: Graph, name: str) -> bool:
 
 def _scale_and_shift(graph: Graph, norm: Node) -> tuple[Tensor, Tensor]:
     """a and c of the module's text, (channels,)."""
+    if isinstance(norm.operation, ChannelAffine):
+        scale, shift = (graph.constants[name] for name in norm.inputs[1:])
+        return scale, shift
     assert isinstance(norm.operation, BatchNorm)
     gamma, beta, mean, variance = (graph.constants[name] for name in norm.inputs[1:])
     scale = gamma * torch.rsqrt(variance + norm.operation.eps)

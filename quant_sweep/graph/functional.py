@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from quant_sweep.graph.normalize import base_name, same_as_input
+from quant_sweep.graph.aten import base_name, same_as_input
 
 # Operators whose result has memory of its own, whatever the arguments.
 _OWN_MEMORY = {

@@ -15,7 +15,17 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor, fx
 
-from quant_sweep.errors import InputError
+from quant_sweep.graph.aten import (
+    RESHAPES,
+    Arguments,
+    arguments_of,
+    base_name,
+    is_float,
+    is_tensor,
+    per_axis,
+    shape_of_one,
+    times_images,
+)
 from quant_sweep.graph.graph import INPUT
 from quant_sweep.graph.operations import (
     Activation,
@@ -25,6 +35,7 @@ from quant_sweep.graph.operations import (
     AveragePool,
     BatchNorm,
     Call,
+    ChannelAffine,
     Clamp,
     Concatenate,
     Convolution,
@@ -38,7 +49,6 @@ from quant_sweep.graph.operations import (
     Pad,
     Reshape,
     SameDevice,
-    Sizes,
     Slot,
     transposed_layout,
 )
@@ -60,13 +70,7 @@ class Constant:
 Constants: TypeAlias = Mapping[fx.Node, Constant]
 Source: TypeAlias = fx.Node | Constant
 Recorded: TypeAlias = tuple[Operation, tuple[Source, ...]]  # a record and its inputs
-Arguments: TypeAlias = Mapping[str, Any]  # by the schema's names
 
-_IDENTITIES = {
-    "alias", "clone", "contiguous", "detach", "detach_", "dropout", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "lift_fresh", "lift_fresh_copy", "identity",
-}  # fmt: skip
-_RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as"}
 _ACTIVATIONS = {
     "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "leaky_relu", "log_sigmoid", "mish", "prelu",
     "selu", "sigmoid", "silu", "softplus", "softshrink", "tanh",
@@ -78,70 +82,6 @@ _MOVES = {
     "replication_pad1d", "replication_pad2d", "replication_pad3d", "upsample_nearest1d", "upsample_nearest2d",
     "upsample_nearest3d", "index_select", "index", "unfold",
 }  # fmt: skip
-
-
-def base_name(node: fx.Node) -> str:
-    """The operator's name without namespace, overload and the mark of an in-place form: relu, conv2d, getitem."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return str(getattr(node.target, "__name__", node.target))
-    return str(schema.name).partition("::")[2].removesuffix("_")
-
-
-def arguments_of(node: fx.Node) -> Arguments:
-    """The arguments of an ATen operator by their names, defaults filled in."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    values = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
-    positional = [argument.name for argument in schema.arguments if not argument.kwarg_only]
-    return {**values, **dict(zip(positional, node.args, strict=False)), **node.kwargs}
-
-
-def same_as_input(node: fx.Node) -> fx.Node | None:
-    """The node whose tensor `node` passes on unchanged; None if it computes anything."""
-    if node.op != "call_function" or getattr(node.target, "_schema", None) is None:
-        return None
-    name, sources = base_name(node), node.all_input_nodes
-    if not sources or not is_tensor(node) or not is_tensor(sources[0]):
-        return None
-    source, value = sources[0], node.meta["val"]
-    if name in _IDENTITIES:
-        trains = arguments_of(node).get("train", False)
-        return None if trains else source
-    if name in {"to", "_to_copy", "type_as", "float", "double", "half", "bfloat16"}:
-        both_float = source.meta["val"].is_floating_point() and value.is_floating_point()
-        return source if both_float or source.meta["val"].dtype == value.dtype else None
-    if name == "slice" and tuple(value.shape) == tuple(source.meta["val"].shape) and arguments_of(node)["step"] == 1:
-        return source
-    if name in {"expand", "expand_as", *_RESHAPES} and tuple(value.shape) == tuple(source.meta["val"].shape):
-        return source if value.dtype == source.meta["val"].dtype else None
-    return None
-
-
-def is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
-
-
-def shape_of_one(node: fx.Node) -> Sizes:
-    """The shape of what a node makes of one image; () if it makes no single tensor."""
-    return tuple(times_images(size)[0] for size in node.meta["val"].shape) if is_tensor(node) else ()
-
-
-def times_images(size: Any) -> tuple[int, bool]:
-    """A size as a number for one image, and whether it grows with the number of images.
-
-    Raises:
-        InputError: it does so in another way than in proportion.
-    """
-    if isinstance(size, int):
-        return size, False
-    expression = size.node.expr
-    if expression.is_number:
-        return int(expression), False
-    (symbol, *others) = expression.free_symbols
-    times = expression.subs(symbol, 1)
-    if others or not times.is_integer or (expression - times * symbol).simplify() != 0:
-        raise InputError(f"model: a size of {expression} for {symbol} images is not in proportion to their number")
-    return int(times), True
 
 
 def recorded(node: fx.Node, constants: Constants) -> Recorded:
@@ -165,7 +105,7 @@ def recorded(node: fx.Node, constants: Constants) -> Recorded:
 
 
 def _computes_float(node: fx.Node) -> bool:
-    return is_tensor(node) and _is_float(node)
+    return is_tensor(node) and is_float(node)
 
 
 # -- calls as they are --
@@ -299,12 +239,74 @@ def _threshold(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
     return (Clamp(float(a["threshold"]), math.inf), (a["self"],)) if a["threshold"] == a["value"] else None
 
 
-def _add(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
+def _add(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     x, y = a["self"], a["other"]
     if a.get("alpha", 1) != 1 or not isinstance(y, fx.Node) or not is_tensor(y):
         return None
-    computed = [n for n in (x, y) if n not in constants and _is_float(n)]
-    return (Add(), (x, y)) if len(computed) == 2 else None
+    computed = [n for n in (x, y) if n not in constants and is_float(n)]
+    return (Add(), (x, y)) if len(computed) == 2 else _channel_affine(node, a, constants)
+
+
+def _channel_affine(node: fx.Node, _: Arguments, constants: Constants) -> Recorded | None:
+    """Sums with and products by numbers per channel, as many as follow each other, as one record.
+
+    A product alone is `Other`: that is how residual branches are scaled, and folding it would have integers add them.
+    """
+    steps = [step] if (step := _step(node, constants)) is not None else []
+    while steps and (before := _step(steps[-1].x, constants)) is not None:
+        if len(steps[-1].x.users) > 1 or before.axis != steps[0].axis:
+            break
+        steps.append(before)
+    if all(step.shift is None for step in steps):
+        return None
+    scale, shift = torch.ones(()), torch.zeros(())
+    for step in reversed(steps):
+        if step.scale is not None:
+            scale, shift = step.scale * scale, step.scale * shift
+        if step.shift is not None:
+            shift = shift + step.shift
+    source, axis = steps[-1].x, steps[0].axis
+    numbers = (Constant(values.float().expand(shape_of_one(node)[axis]).clone(), "") for values in (scale, shift))
+    return ChannelAffine(axis), (source, *numbers)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """x * scale + shift, either of them (channels,) along `axis` or None."""
+
+    x: fx.Node
+    axis: int
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+def _step(node: fx.Node, constants: Constants) -> _Step | None:
+    name = base_name(node)
+    if name not in {"add", "sub", "mul", "div"} or not is_tensor(node):
+        return None
+    a = arguments_of(node)
+    x, y = a["self"], a["other"]
+    if name in {"add", "mul"} and x in constants:
+        x, y = y, x
+    if y not in constants or not isinstance(x, fx.Node) or x in constants or not is_float(x):
+        return None
+    if a.get("alpha", 1) != 1 or a.get("rounding_mode") is not None or shape_of_one(node) != shape_of_one(x):
+        return None
+    values, axes = constants[y].value, x.meta["val"].dim()
+    long = [axes - values.dim() + i for i, size in enumerate(values.shape) if size > 1]
+    if len(long) != 1 or long[0] == 0:
+        return None
+    numbers, axis = values.flatten(), long[0]
+    match name:
+        case "add":
+            return _Step(x, axis, shift=numbers)
+        case "sub":
+            return _Step(x, axis, shift=-numbers)
+        case "mul":
+            return _Step(x, axis, scale=numbers)
+        case _:
+            return _Step(x, axis, scale=1 / numbers)
 
 
 def _average_pool(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
@@ -328,7 +330,7 @@ def _has_images(x: fx.Node, axes: int) -> bool:
 
 def _mean(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
     x = a["self"]
-    if not a.get("dim") or not _is_float(x):
+    if not a.get("dim") or not is_float(x):
         return None
     dims = [a["dim"]] if isinstance(a["dim"], int) else a["dim"]
     axes = tuple(sorted(axis % x.meta["val"].dim() for axis in dims))
@@ -350,7 +352,7 @@ def _adaptive_max_pool(node: fx.Node, a: Arguments, _: Constants) -> Recorded | 
 
 def _concatenate(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     parts = tuple(a["tensors"])
-    if any(part in constants or not _is_float(part) for part in parts):
+    if any(part in constants or not is_float(part) for part in parts):
         return None
     return Concatenate(a["dim"] % parts[0].meta["val"].dim()), parts
 
@@ -358,13 +360,9 @@ def _concatenate(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | N
 def _reshape(node: fx.Node, a: Arguments, _: Constants) -> Recorded | None:
     """The shape is read off the result, whatever way it was asked for."""
     sizes = [times_images(size) for size in node.meta["val"].shape]
-    if sum(grows for _, grows in sizes) > 1 or not _is_float(a["self"]):
+    if sum(grows for _, grows in sizes) > 1 or not is_float(a["self"]):
         return None
     return Reshape(tuple(-1 if grows else size for size, grows in sizes)), (a["self"],)
-
-
-def _is_float(node: fx.Node) -> bool:
-    return bool(node.meta["val"].is_floating_point())
 
 
 def _pad(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
@@ -380,7 +378,7 @@ def _move(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     """Values of the first input, selected by nothing but constants."""
     source, *others = [n for n in node.all_input_nodes if is_tensor(n)]
     kept = source is a.get("self", a.get("input")) and all(other in constants for other in others)
-    return _called(Move, node) if kept and _is_float(source) else None
+    return _called(Move, node) if kept and is_float(source) else None
 
 
 def _activation(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
@@ -474,12 +472,6 @@ def _part(parent: fx.Node, index: int) -> Recorded | None:
     return Move(Call(torch.ops.aten.slice.Tensor, (Slot(0), axis, ends[index], ends[index + 1]))), (source,)
 
 
-def per_axis(value: Any, axes: int) -> Sizes:
-    """One number for each axis, from one for all or one for each."""
-    values: Sequence[int] = [value] if isinstance(value, int) else list(value)
-    return tuple(values) * (axes // len(values)) if len(values) in {1, axes} else tuple(values)
-
-
 _Record: TypeAlias = Callable[[fx.Node, Arguments, Constants], Recorded | None]
 
 _SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unsafe_split", "unsafe_chunk"}
@@ -509,12 +501,13 @@ _RECORDS: dict[str, _Record] = {
     "clamp_max": _clamp(lambda _: None, lambda a: a["max"]),
     "threshold": _threshold,
     "add": _add,
+    **dict.fromkeys(("sub", "mul", "div"), _channel_affine),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _average_pool),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_average_pool),
     "mean": _mean,
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _max_pool),
     **dict.fromkeys(("cat", "concat", "concatenate"), _concatenate),
-    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(_ACTIVATIONS, _activation),

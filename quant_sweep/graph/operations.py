@@ -105,6 +105,24 @@ class BatchNorm(Operation):
 
 @final
 @dataclass(frozen=True)
+class ChannelAffine(Operation):
+    """Inputs x, scale and shift, (channels,) each: scale * x + shift, as frozen normalisation is written.
+
+    Attributes:
+        axis: of x, that of the channels.
+    """
+
+    axis: int
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        x, *numbers = inputs
+        behind = x.dim() - 1 - self.axis
+        scale, shift = (values.reshape(-1, *[1] * behind) for values in numbers)
+        return scale * x + shift
+
+
+@final
+@dataclass(frozen=True)
 class Clamp(Operation):
     """ReLU and its kind: input x, cut off at lo and hi, which may be infinite."""
 

@@ -33,6 +33,7 @@ from quant_sweep.graph.operations import (
     Activation,
     Add,
     Average,
+    ChannelAffine,
     Clamp,
     Concatenate,
     Keeps,
@@ -302,7 +303,7 @@ def leads_only_out(graph: Graph, node: Node) -> bool:
     return _come_from_one_tensor(graph, {s for n in behind.values() for s in graph.computed_inputs(n)} - set(behind))
 
 
-_ON_THE_WAY_OUT = (*get_args(Keeps), Clamp, Activation, Other)
+_ON_THE_WAY_OUT = (*get_args(Keeps), Clamp, Activation, ChannelAffine, Other)
 
 
 def _come_from_one_tensor(graph: Graph, sources: set[str]) -> bool:

@@ -1,6 +1,6 @@
 """Float models: one file per family of factories, all called with `num_classes` and `in_channels` by keyword."""
 
-from quant_sweep.models.checkpoint import load_weights, read_checkpoint, weights_digest, write_checkpoint
+from quant_sweep.models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from quant_sweep.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56, resnet110
 from quant_sweep.models.custom import from_callable
 from quant_sweep.models.stem_resnet import resnet18, resnet34, resnet50
@@ -19,6 +19,5 @@ __all__ = [
     "resnet50",
     "resnet56",
     "resnet110",
-    "weights_digest",
     "write_checkpoint",
 ]

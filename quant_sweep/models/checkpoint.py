@@ -4,7 +4,6 @@ Reads safetensors, and PyTorch's own files through `torch.load(weights_only=True
 that is not plain data. Leaves out: whole pickled modules, TorchScript, sharded checkpoints.
 """
 
-import hashlib
 import pickle
 import re
 import warnings
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from quant_sweep.errors import InputError
 from quant_sweep.runtime.tensor_file import read_tensors, read_text, write_tensors
 
-__all__ = ["load_weights", "read_checkpoint", "read_metadata", "weights_digest", "write_checkpoint"]
+__all__ = ["load_weights", "read_checkpoint", "read_metadata", "write_checkpoint"]
 
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
@@ -101,16 +100,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(read_text(path) or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256, in hex, of the names, types, shapes and bytes of the state dict, in its order."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_safetensors(path: Path) -> bool:

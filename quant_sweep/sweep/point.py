@@ -152,7 +152,7 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
 
 
 def _check_flow(flow: Flow, point: Point) -> None:
-    """Refuse settings that somebody else's flow would not follow, lest a run claims what it did not do."""
+    """Refuse settings that somebody else's flow would not follow: its run must not claim what it did not do."""
     settings, widths = point.settings, point.widths
     ignored: dict[str, tuple[object, bool]] = {
         "bits": (widths.weights, widths.weights != widths.activations or widths.weights == flow.bits),

@@ -1,8 +1,8 @@
 """Write one run: params at once, metrics in batches, tables and texts as artifacts.
 
-Nothing is bent on the way: a number that is not finite is refused (MLflow would store infinity as 1.8e308), a param
-too long for MLflow goes whole into an artifact (MLflow would cut it), and two metric names that fall together after
-cleaning are refused.
+Nothing is stored otherwise than it was given: a number that is not finite is refused (MLflow would store infinity as
+1.8e308), a param too long for MLflow goes whole into an artifact (MLflow would cut it), and two metric names that fall
+together after cleaning are refused.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from quant_sweep.graph.operations import (
     Add,
     AveragePool,
     BatchNorm,
+    ChannelAffine,
     Clamp,
     Concatenate,
     Convolution,
@@ -151,6 +152,19 @@ BATCH_NORMS = {
         weights(mean=(C,), gamma=(C,)),
         integers=False,
     ),
+}
+
+CHANNEL_AFFINES = {
+    name: Case(ChannelAffine, spelled, axes, weights(a=shape, b=shape), integers=False)
+    for name, spelled, axes, shape in [
+        ("+ per channel", lambda y, m: y + m.a, 2, (C, 1, 1)),
+        ("+= per channel", lambda y, m: y.add_(m.a), 1, (1, C, 1)),
+        ("per channel -", lambda y, m: y - m.a, 0, (C,)),
+        ("torch.sub along the last axis", lambda y, m: torch.sub(y, m.a), 2, (6,)),
+        ("* and + per channel", lambda y, m: m.b + m.a * y, 3, (C, 1, 1, 1)),
+        ("- and / per channel", lambda y, m: (y - m.a).div_(m.b.abs() + 1), 2, (1, C, 1, 1)),
+        ("four steps", lambda y, m: (y - m.a) / (m.b.abs() + 1) * m.b + m.a, 2, (C, 1, 1)),
+    ]
 }
 
 CLAMPS = {
@@ -381,6 +395,9 @@ OTHERS = {
         "+= a number": lambda y: y.add_(0.5),
         "+ alpha": lambda y, z: torch.add(y, z, alpha=2),
         "* a number": lambda y: y * 0.5,
+        "* per channel": lambda y: y * torch.linspace(0.5, 1, 8).reshape(8, 1, 1),
+        "+ for each image": lambda y: y + torch.full((1,), 0.5),
+        "+ for each place": lambda y: y + torch.linspace(0, 1, 42).reshape(7, 6),
         "/ a number": lambda y: y.div(3),
         "abs": lambda y: y.abs(),
         "negative": lambda y: -y,
@@ -413,8 +430,8 @@ OTHERS = {
 }
 
 TABLE = {
-    **CONVOLUTIONS, **TRANSPOSED, **LINEARS, **BATCH_NORMS, **CLAMPS, **ACTIVATIONS, **ADDS, **AVERAGES, **MAXIMA,
-    **CONCATENATIONS, **PADS, **RESHAPES, **MOVES, **NOTHING, **OTHERS,
+    **CONVOLUTIONS, **TRANSPOSED, **LINEARS, **BATCH_NORMS, **CHANNEL_AFFINES, **CLAMPS, **ACTIVATIONS, **ADDS,
+    **AVERAGES, **MAXIMA, **CONCATENATIONS, **PADS, **RESHAPES, **MOVES, **NOTHING, **OTHERS,
 }  # fmt: skip
 
 
@@ -472,7 +489,7 @@ def _check(case: Case, model: OneOperation, x: Tensor) -> None:
     _check_record(case, captured.graph)
     assert relative_difference(Network(captured.graph)(x), model(x.clone())) < 1e-5
     for fusion, widths in WIDTHS.items():
-        if case.kind is BatchNorm and fusion is not Fusion.none:
+        if case.kind in {BatchNorm, ChannelAffine} and fusion is not Fusion.none:
             continue  # it is folded, which is tested where that is done
         if fusion is Fusion.bn and case.kind not in ROUNDED_BEFORE_TOO:
             continue  # as conv_bn_relu has it

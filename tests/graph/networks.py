@@ -14,7 +14,7 @@ from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.graph import Fusion, Network, QuantGraph, capture_float, insert_at_quantizers, with_quantizers
 from quant_sweep.graph.interpret import relative_difference
-from quant_sweep.graph.operations import BatchNorm, Operation, Weighted
+from quant_sweep.graph.operations import BatchNorm, ChannelAffine, Operation, Weighted
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
 
@@ -56,14 +56,14 @@ def quantizer_names(model: nn.Module, fusion: Fusion, example: Tensor | None = N
     return [quantizer.name for quantizer in with_quantizers(captured, fusion).activations]
 
 
-def operations(graph: QuantGraph, kind: type[Operation]) -> list[str]:
-    """Names of the nodes that are of a kind."""
-    return [node.name for node in graph.graph.nodes if isinstance(node.operation, kind)]
+def operations(graph: QuantGraph, *kinds: type[Operation]) -> list[str]:
+    """Names of the nodes that are of some kinds."""
+    return [node.name for node in graph.graph.nodes if isinstance(node.operation, kinds)]
 
 
 def norms(graph: QuantGraph) -> list[str]:
-    """Names of the BatchNorms that are not folded."""
-    return operations(graph, BatchNorm)
+    """Names of the BatchNorms, and of what is written in their place, that are not folded."""
+    return operations(graph, BatchNorm, ChannelAffine)
 
 
 @torch.no_grad()

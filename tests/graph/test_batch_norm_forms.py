@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from exact_kernels import int8_builds
 from networks import held_against_the_model, norms, random_images, randomize_batch_norms
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Simulate
@@ -43,6 +44,66 @@ class FrozenNorm(nn.Module):
         return x * scale.reshape(1, -1, 1, 1) + (self.bias - self.running_mean * scale).reshape(1, -1, 1, 1)
 
 
+class TwoLayers(nn.Module):
+    def __init__(self, first: nn.Module, norm: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = first, norm, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.norm(self.first(x))))
+
+
+class ByHand(FrozenNorm):
+    """As its formula has it, in four steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, deviation, gamma, beta = (
+            values[:, None, None]
+            for values in (self.running_mean, (self.running_var + 1e-5).sqrt(), self.weight, self.bias)
+        )
+        return beta + gamma * ((x - mean) / deviation)
+
+
+class ScaledBranch(nn.Module):
+    """Layer scale: a product alone, which stays where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.gamma = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x + self.gamma * self.branch(x))
+
+
+class Biased(nn.Module):
+    """Products with matrices, whose biases are added by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.randn(192, 8) / 14), nn.Parameter(torch.randn(8, 4) / 3)
+        self.biases = nn.ParameterList([torch.randn(8), torch.randn(1, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x.flatten(1) @ self.first + self.biases[0]) @ self.last + self.biases[1]
+
+
+class ReadTwice(TwoLayers):
+    """The product has another reader than the sum, and rows are shifted where channels are scaled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x) * self.norm.weight.reshape(-1, 1, 1)
+        return self.last(y + self.norm.bias.reshape(-1, 1, 1) + y.tanh())
+
+
+class RowsAndChannels(TwoLayers):
+    """A sum over rows, of which there are as many as channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.norm.weight.reshape(-1, 1, 1) + self.norm.bias.reshape(-1, 1))
+
+
 class EmptyForward(nn.BatchNorm2d):
     """A subclass that only calls what it inherits."""
 
@@ -69,15 +130,6 @@ class GammaOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.batch_norm(x, self.gamma, None, self.mean, self.variance, False, 0.1, 1e-3, False)
-
-
-class TwoLayers(nn.Module):
-    def __init__(self, first: nn.Module, norm: nn.Module, last: nn.Module) -> None:
-        super().__init__()
-        self.first, self.norm, self.last = first, norm, last
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu(self.norm(self.first(x))))
 
 
 class Sequence(nn.Module):
@@ -186,6 +238,15 @@ FORMS = {
     "F.batch_norm without gamma and beta": (TwoLayers(conv(), WithoutNumbers(8), LAST), []),
     "torch.batch_norm with gamma alone": (TwoLayers(conv(bias=False), GammaOnly(8), LAST), []),
     "frozen, as a product and a sum": (TwoLayers(conv(), FrozenNorm(8), LAST), []),
+    "frozen, by its formula": (TwoLayers(conv(), ByHand(8), LAST), []),
+    "frozen, behind a transposed convolution": (TwoLayers(nn.ConvTranspose2d(3, 8, 2, 2), FrozenNorm(8), LAST), []),
+    "torchvision's frozen": (TwoLayers(conv(bias=False), FrozenBatchNorm2d(8), LAST), []),
+    "images normalised inside": (nn.Sequential(ByHand(3), nn.Conv2d(3, 8, 3), nn.ReLU(), LAST), []),
+    "images normalised before padding": (nn.Sequential(ByHand(3), conv(), nn.ReLU(), LAST), ["0.add.output"]),
+    "biases added by hand": (Biased(), []),
+    "a product alone": (ScaledBranch(), []),
+    "a product that is read twice": (ReadTwice(conv(), FrozenNorm(8), LAST), ["add.output"]),
+    "sums over rows": (RowsAndChannels(conv(), FrozenNorm(8), LAST), ["add.output"]),
     "without gamma and beta": (TwoLayers(conv(), nn.BatchNorm2d(8, affine=False), LAST), []),
     "SyncBatchNorm": (TwoLayers(conv(), nn.SyncBatchNorm(8), LAST), []),
     "behind groups": (TwoLayers(conv(9, groups=3), nn.BatchNorm2d(9), nn.Conv2d(9, 4, 1)), []),
