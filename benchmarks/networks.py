@@ -188,7 +188,7 @@ def measure(name: str) -> Row:
         quantized = quantize(calibrate(graph, calibration), bits=BITS, observer=MinMax(), engine=Simulate())
         simulated = first_tensor(quantized.network(x))
         int8 = None
-        if why_not_exact() is None:
+        if why_not_exact(255, 127) is None:
             own = first_tensor(Int8().build(graph, quantized.qparams)(x))
             int8 = 100.0 * float((own.argmax(1) == simulated.argmax(1)).float().mean())
         reference = reference_outputs(model, calibration, x)

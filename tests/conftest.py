@@ -1,7 +1,6 @@
 """Settings and fixtures that all tests share."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,9 +12,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(scope="module")
-def exact_int8() -> Iterator[int]:
-    """While a module's tests run, `Int8` builds on this CPU; the value is how many bits its weights may have."""
-    from exact_kernels import WEIGHT_BITS, int8_builds  # not where nobody asks: it imports torch
+def exact_int8() -> int:
+    """How many bits the weights of `Int8` may have on this CPU; tests that ask are skipped where it has no kernels."""
+    from exact_kernels import WEIGHT_BITS, needs_int8  # not where nobody asks: it imports torch
 
-    with int8_builds():
-        yield WEIGHT_BITS
+    if needs_int8.args[0]:
+        pytest.skip(needs_int8.kwargs["reason"])
+    return WEIGHT_BITS

@@ -4,8 +4,8 @@ The same grids as `simulate` give the same codes, but for values that lie within
 sum(q_x * q_w) * scale + bias and round it, one from an exact 32-bit sum, the other from a float32 one. Codes stay
 uint8 from layer to layer; what has no integer form is computed in float in between, and listed.
 
-`lowering` decides what is computed how, `onednn` computes it. Leaves out: grids of more than 8 bits, GPUs, and CPUs
-on which products of uint8 and int8 saturate at 16 bits.
+`lowering` decides what is computed how, `onednn` computes it. Leaves out: grids of more than 8 bits, GPUs, and weights
+of 8 bits on CPUs without VNNI, where products of uint8 and int8 saturate at 16 bits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from quant_sweep.engines.lowering import (
     check_layers,
     check_weights,
     codes_by_quantizer,
+    largest_product,
     lower,
     returned,
     why_unsupported,
@@ -46,7 +47,7 @@ class Int8(Engine):
 
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> IntegerNetwork:
         specs = {name: qparams[name].spec for name in graph.names if name in qparams}
-        reason = why_not_exact() or why_unsupported(graph, specs)
+        reason = why_unsupported(graph, specs) or why_not_exact(*largest_product(graph, specs))
         if reason is not None:
             raise InputError(f"engine=int8: {reason}; use engine=simulate")
         check_weights("int8", graph, qparams)

@@ -23,7 +23,7 @@ def chosen(weights: int, activations: int, device: torch.device = CPU) -> Choice
 def test_integer_kernels_where_they_compute_exactly(
     weights: int, activations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "why_not_exact", lambda: None)
+    monkeypatch.setattr(auto, "why_not_exact", lambda _code, _weight: None)
     choice = chosen(weights, activations)
     assert (choice.name, type(choice.engine)) == ("int8", Int8)
 
@@ -41,7 +41,7 @@ def test_a_gpu_simulates() -> None:
 
 
 def test_a_cpu_that_saturates_simulates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "why_not_exact", lambda: "this CPU has no VNNI")
+    monkeypatch.setattr(auto, "why_not_exact", lambda _code, _weight: "this CPU has no VNNI")
     assert (chosen(8, 8).name, chosen(8, 8).reason) == ("simulate", "this CPU has no VNNI")
 
 

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
-from quant_sweep.engines import Int8, Simulate, int8
+from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.lowering import Kernel, Layer
 from quant_sweep.engines.onednn import Placed, kernel_of, support
 from quant_sweep.errors import InputError
@@ -297,7 +297,7 @@ def test_nan_becomes_no_number() -> None:
 @pytest.fixture(scope="module")
 def prepared() -> tuple[QuantGraph, dict[str, QParams]]:
     graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
-    return graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {}))
+    return graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {}))
 
 
 @pytest.mark.parametrize(("name", "bits"), [("input", 9), ("conv2.weight", 16), ("relu.output", 10)])
@@ -318,7 +318,7 @@ def test_layers_without_grids_are_refused(name: str, prepared: tuple[QuantGraph,
 
 def test_grids_the_kernels_do_not_have_are_refused(prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = prepared
-    shifted = QParams(torch.tensor(1.0), torch.tensor(1, dtype=torch.int32), QuantSpec(8, signed=True))
+    shifted = QParams(torch.tensor(1.0), torch.tensor(1, dtype=torch.int32), QuantSpec(7, signed=True))
     per_channel = QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), QuantSpec(8, channel_axis=1))
     with pytest.raises(InputError, match=r"engine=int8: conv1.weight .*zero_point 0.*engine=simulate"):
         Int8().build(graph, qparams | {"conv1.weight": shifted})
@@ -345,13 +345,17 @@ def test_sums_that_may_overflow_are_refused() -> None:
 def test_cpus_that_saturate_are_refused(
     monkeypatch: pytest.MonkeyPatch, prepared: tuple[QuantGraph, dict[str, QParams]]
 ) -> None:
-    monkeypatch.setattr(int8, "why_not_exact", support.why_not_exact)
+    graph, _ = prepared
     with monkeypatch.context() as patch:
         patch.setattr(platform, "machine", lambda: "x86_64")
         patch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-        with pytest.raises(InputError, match=r"engine=int8: this CPU has no VNNI.*; use engine=simulate"):
-            Int8().build(*prepared)
+        with pytest.raises(InputError, match=r"no VNNI.* codes up to 255 and weights up to 127.*; use engine=simulate"):
+            Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
+        with pytest.raises(InputError, match=r"no VNNI.* codes up to 255 and weights up to 127"):
+            Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(4, 8, {"linear": 8})))
+        Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(7, 8, {})))
+        Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 7, {})))
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    monkeypatch.setattr(support, "_trial", lambda _channels, _groups: False)
+    monkeypatch.setattr(support, "_trial", lambda *_: False)
     with pytest.raises(InputError, match=r"engine=int8: .*saturate on this CPU; use engine=simulate"):
         Int8().build(*prepared)

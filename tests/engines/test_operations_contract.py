@@ -4,12 +4,11 @@ A new operation, or another spelling of a known one, is covered by a line of the
 """
 
 import inspect
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
-from exact_kernels import int8_builds
+from exact_kernels import needs_int8
 from one_operation import Case, OneOperation, Twin, Weights, images
 from torch import Tensor, nn
 
@@ -435,10 +434,7 @@ TABLE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _kernels() -> Iterator[None]:
-    with int8_builds():
-        yield
+pytestmark = needs_int8
 
 
 ROUNDED_BEFORE_TOO = (Clamp, Activation, Add)  # by fusion=bn

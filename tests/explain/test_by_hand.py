@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from exact_kernels import needs_int8
 from explained import CASES, SYMMETRIC, subject, subject_of
 from small_networks import images, tiny
 from torch import Tensor
 
 from quant_sweep.arithmetic.affine import dequantize, fake_quantize, quantize
 from quant_sweep.engines import Int8, Integer
-from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.explain import Subject
 from quant_sweep.explain.by_hand import Example, Requantization, examples_of
 from quant_sweep.explain.dataflow import find_layer, tensor_of
@@ -171,12 +171,9 @@ def test_scheme_of_the_original_study() -> None:
     assert found.agreements[0].largest <= 1
 
 
-NO_KERNELS = pytest.mark.skipif(why_not_exact() is not None, reason="no exact integer kernels here")
-
-
 @pytest.mark.parametrize(
     ("engine", "differing"),
-    [pytest.param(Int8(), 0.01, marks=NO_KERNELS, id="int8"), pytest.param(Integer(), 0.0, id="integer")],
+    [pytest.param(Int8(), 0.01, marks=needs_int8, id="int8"), pytest.param(Integer(), 0.0, id="integer")],
 )
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])
 def test_engine_with_codes_of_its_own(engine: Any, differing: float, layer: str) -> None:

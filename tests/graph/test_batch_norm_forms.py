@@ -1,11 +1,9 @@
 """BatchNorm in every form that people write it in is folded where that is exact, and right where it is not."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
-from exact_kernels import int8_builds
+from exact_kernels import needs_int8
 from networks import held_against_the_model, norms, random_images, randomize_batch_norms
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -16,11 +14,7 @@ from quant_sweep.graph import Fusion
 from quant_sweep.observers import MSE
 from quant_sweep.quantization.quantize import quantize
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _kernels() -> Iterator[None]:
-    with int8_builds():
-        yield
+pytestmark = needs_int8
 
 
 class NormAct(nn.BatchNorm2d):

@@ -1,12 +1,11 @@
 """Layers in every form: subclasses, functions, weights computed from parameters, several layers on one parameter."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
-from exact_kernels import int8_builds
+from exact_kernels import needs_int8
 from networks import held_against_the_model, random_images
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
@@ -19,11 +18,7 @@ from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _kernels() -> Iterator[None]:
-    with int8_builds():
-        yield
+pytestmark = needs_int8
 
 
 class Conv3x3(nn.Conv2d):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from exact_kernels import int8_builds
+from exact_kernels import needs_int8
 from networks import (
     called,
     graphs,
@@ -415,6 +415,7 @@ class Tied(nn.Module):
         return called(self.operation, self, F.relu(self.conv(x)).flatten(1))
 
 
+@needs_int8
 @pytest.mark.parametrize(
     "operation",
     [
@@ -428,9 +429,8 @@ class Tied(nn.Module):
 def test_a_weight_with_several_readers(operation) -> None:
     """A layer has it on its grid, and what is no layer in float, in every engine."""
     torch.manual_seed(0)
-    with int8_builds():
-        for graph in held_against_the_model(Tied(operation), random_images()).values():
-            in_float = [name for name in graph.graph.constants if name not in graph.names]
-            for node in graph.graph.nodes:
-                if not isinstance(node.operation, Weighted):
-                    assert all(name in in_float for name in node.inputs if name in graph.graph.constants)
+    for graph in held_against_the_model(Tied(operation), random_images()).values():
+        in_float = [name for name in graph.graph.constants if name not in graph.names]
+        for node in graph.graph.nodes:
+            if not isinstance(node.operation, Weighted):
+                assert all(name in in_float for name in node.inputs if name in graph.graph.constants)

@@ -1,19 +1,15 @@
 """Views, tuples and aliases of tensors that quantized networks hold in another order of memory, in all engines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from exact_kernels import int8_builds
+from exact_kernels import needs_int8
 from networks import called, held_against_the_model, random_images
 from torch import Tensor, nn
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _kernels() -> Iterator[None]:
-    with int8_builds():
-        yield
+pytestmark = needs_int8
 
 
 class Reads(nn.Module):

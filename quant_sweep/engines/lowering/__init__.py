@@ -1,6 +1,6 @@
 """From a graph and its grids to steps of integer arithmetic, without saying which library computes them."""
 
-from quant_sweep.engines.lowering.eight_bits import check_layers, check_weights, why_unsupported
+from quant_sweep.engines.lowering.eight_bits import check_layers, check_weights, largest_product, why_unsupported
 from quant_sweep.engines.lowering.lower import lower
 from quant_sweep.engines.lowering.program import Kernel, NetworkOfCodes, Program, See, codes_by_quantizer, returned
 from quant_sweep.engines.lowering.steps import (
@@ -43,6 +43,7 @@ __all__ = [
     "check_weights",
     "codes_by_quantizer",
     "computes_on_uint8",
+    "largest_product",
     "lower",
     "returned",
     "same_grid",

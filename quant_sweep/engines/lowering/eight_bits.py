@@ -36,6 +36,19 @@ def why_unsupported(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> str | 
     return None
 
 
+def largest_product(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> tuple[int, int]:
+    """The largest product in a layer: a code, counted from the lowest of its grid, and the magnitude of a weight."""
+    products = [(0, 0)]
+    for quantizer in graph.weights:
+        for name in quantizer.layers:
+            layer = graph.graph.node[name]
+            source, _ = source_of(graph.graph, layer.inputs[0], name)
+            if source in specs and quantizer.name in specs:
+                weight = specs[quantizer.name]
+                products.append((specs[source].steps, max(-weight.qmin, weight.qmax)))
+    return max(products, key=lambda product: product[0] * product[1])
+
+
 def check_weights(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
     """Refuse what `why_unsupported` cannot see in the kind of a grid.
 
