@@ -55,6 +55,7 @@ TORCHVISION = (  # noqa: SIM905
     "deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large r3d_18 mc3_18 r2plus1d_18 s3d mvit_v1_b "
 ).split()
 _SIZES = {"inception_v3": 299, "inception_v4": 299, "xception41": 299, "legacy_xception": 299}
+_IMAGES = {"torchvision/mvit_v1_b": 1}  # at once; 8 of all others
 _FIXED_SIZE = ("vit", "swin", "mixer", "levit", "visformer", "efficientformer", "maxvit", "mvit", "convmixer")
 
 
@@ -165,7 +166,7 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = 1.0
-        model.train()(torch.randn(8, *shape))
+        model.train()(torch.randn(_IMAGES.get(name, 8), *shape))
     return model.eval(), shape
 
 
@@ -173,8 +174,8 @@ def measure(name: str) -> Row:
     """Capture and quantize one network."""
     model, shape = build(name)
     generator = torch.Generator().manual_seed(1)
-    calibration = [torch.randn(8, *shape, generator=generator) for _ in range(2)]
-    x = torch.randn(8, *shape, generator=generator)
+    calibration = [torch.randn(_IMAGES.get(name, 8), *shape, generator=generator) for _ in range(2)]
+    x = torch.randn(_IMAGES.get(name, 8), *shape, generator=generator)
     began = time.process_time()
     try:
         captured = capture_float(model, x[:2])
