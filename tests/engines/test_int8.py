@@ -312,7 +312,7 @@ def test_sums_are_part_of_the_convolution_and_weights_are_packed_once() -> None:
     graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(2), AFFINE, BitWidths(4, 4, {})))
     counts = []
-    for batch in (images(1), images(1, seed=1), images(1, size=16)):
+    for batch in (images(1), images(1, seed=1), images(1, size=24)):
         with Calls() as calls:
             network(batch)
         counts.append((calls.counts["onednn.qconv2d_pointwise.binary"], calls.counts["onednn.qconv_prepack.default"]))
