@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+import numpy as np
 import torch
 from configured import composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -94,6 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write_package(folder)
+        _write_arrays(folder)
         _run(folder, ["quant-sweep-train", "train.epochs=1"])
         for command in documented_commands():
             _run(folder, _prepared(folder, command))
@@ -166,6 +168,17 @@ def _write_package(folder: Path) -> None:
         "from torchvision.models import resnet18\n\n\n"
         "def build(num_classes):\n    return resnet18(num_classes=num_classes)\n"
     )
+    (package / "data.py").write_text(
+        "import torch\n\n\n"
+        "def build():\n    split = torch.randn(20, 3, 32, 32), torch.arange(20) % 10\n    return split, split\n"
+    )
+
+
+def _write_arrays(folder: Path) -> None:
+    """The two files of one's own that the documents speak of."""
+    for split in ("train", "test"):
+        inputs = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        np.savez(folder / f"{split}.npz", inputs=inputs.numpy(), labels=np.arange(20) % 10)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def train_model(cfg: DictConfig) -> None:
     tracker = open_tracker(cfg)
     data = load_data(settings["data"])
     torch.manual_seed(config.seed)  # factories draw the initial weights from torch's global stream
-    model = new_model(settings["model"], len(data.classes), len(data.mean))
+    model = new_model(settings["model"], len(data.classes), data.channels)
     name = f"{settings['model']['name']}-{settings['data']['name']}"
     folder = Path(cfg.outputs_dir) / "train" / name
     params = flat_params({key: settings[key] for key in ("model", "data")})

@@ -4,8 +4,10 @@ To add a data set, write one file with a factory that returns a `DataSet`, name 
 `conf/data/` whose `_target_` is that factory.
 """
 
+from quant_sweep.data.array_files import arrays
 from quant_sweep.data.base import DataSet, ImageSet
 from quant_sweep.data.calibration_images import CalibrationImages, draw_calibration_images
+from quant_sweep.data.from_factory import custom
 from quant_sweep.data.image_folder import imagefolder
 from quant_sweep.data.scikit_digits import digits
 from quant_sweep.data.subset import balanced_indices, calibration_indices
@@ -15,9 +17,11 @@ __all__ = [
     "CalibrationImages",
     "DataSet",
     "ImageSet",
+    "arrays",
     "balanced_indices",
     "calibration_indices",
     "cifar10",
+    "custom",
     "digits",
     "draw_calibration_images",
     "imagefolder",

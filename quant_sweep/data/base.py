@@ -1,8 +1,9 @@
 """What a data set is: two splits of uint8 images, their classes, and how pixels become the network's input.
 
-Images stay uint8 until a batch is needed: a quarter of the memory of float32, and the normalised batch is made on the
-device that uses it. A whole set has to fit in memory (50,000 images of 32 x 32 take 150 MB, of 224 x 224 take 7.5 GB);
-streaming from disk is left out.
+Or two splits of float32 tensors of any shape, which are the network's input as they are. Images stay uint8 until a
+batch is needed: a quarter of the memory of float32, and the normalised batch is made on the device that uses it. A
+whole set has to fit in memory (50,000 images of 32 x 32 take 150 MB, of 224 x 224 take 7.5 GB); streaming from disk is
+left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from quant_sweep.runtime.tensor_file import digest_of
 class ImageSet:
     """The images of one split.
 
-    images: uint8, (n, channels, height, width). labels: int64, (n,), an index into the classes.
+    images: uint8 (n, channels, height, width), or float32 (n, ...), the network's input as it is.
+    labels: int64, (n,), an index into the classes.
     """
 
     images: Tensor
@@ -48,7 +50,7 @@ class Decoded:
 class DataSet:
     """A named image set with the normalisation that its network expects.
 
-    mean, std: one number per channel, of pixel values in [0, 1].
+    mean, std: one number per channel, of pixel values in [0, 1]; none where the inputs are float32.
     fingerprint: sha256 hex over images, labels and classes of both splits, mean and std.
     """
 
@@ -60,18 +62,26 @@ class DataSet:
     std: tuple[float, ...]
     fingerprint: str
 
+    @property
+    def channels(self) -> int:
+        """Length of axis 1 of the inputs."""
+        return self.train.images.shape[1] if self.train.images.dim() > 1 else 1
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn pixels into the network's input: (x / 255 - mean) / std.
+        """Turn pixels into the network's input: (x / 255 - mean) / std. What is float32 already is only copied.
 
         Args:
-            images: uint8, (n, channels, height, width), on any device; not changed.
+            images: uint8, (n, channels, height, width), or float32 (n, ...), on any device; not changed.
 
         Returns:
-            float32, same shape and device, in channels_last memory format.
+            float32, same shape and device; with four axes in channels_last memory format.
 
         Raises:
             ValueError: not uint8, or another number of channels than mean and std have.
         """
+        if images.dtype == torch.float32 and not self.mean:
+            layout = torch.channels_last if images.dim() == 4 else torch.contiguous_format
+            return images.to(memory_format=layout, copy=True)
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected uint8 (n, {len(self.mean)}, height, width), got {images.dtype} {tuple(images.shape)}"
@@ -110,12 +120,15 @@ def stored_form(classes: Sequence[str], train: ImageSet, test: ImageSet) -> tupl
 
 
 def data_set(name: str, content: Decoded, mean: Sequence[float], std: Sequence[float]) -> DataSet:
-    """Give decoded images their name and normalisation.
+    """Give decoded images their name and normalisation; what is float32 has none.
 
     Raises:
         InputError: mean or std that do not fit the images, see `check_normalization`.
     """
-    mean, std = check_normalization(mean, std, content.train.images.shape[1])
+    if content.train.images.dtype == torch.float32:
+        mean, std = (), ()
+    else:
+        mean, std = check_normalization(mean, std, content.train.images.shape[1])
     fingerprint = hashlib.sha256(json.dumps([content.digest, mean, std]).encode()).hexdigest()
     return DataSet(name, content.classes, content.train, content.test, mean, std, fingerprint)
 
@@ -153,8 +166,11 @@ def check_size(key: str, size: int) -> int:
 
 def _check_split(split: ImageSet, classes: int) -> None:
     images, labels = split.images, split.labels
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise ValueError(f"images must be uint8 (n, channels, height, width), got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.float32 and (images.dtype != torch.uint8 or images.dim() != 4):
+        raise ValueError(
+            "images must be uint8 (n, channels, height, width) or float32 (n, ...), "
+            f"got {images.dtype} {tuple(images.shape)}"
+        )
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:

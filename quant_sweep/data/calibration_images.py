@@ -17,6 +17,7 @@ from torch import Tensor
 from quant_sweep.data.augment import crop_and_flip
 from quant_sweep.data.base import DataSet
 from quant_sweep.data.subset import calibration_indices
+from quant_sweep.errors import InputError
 
 _CROP_PADDING = 4  # black pixels on each side, as in the usual training on CIFAR-10
 
@@ -66,7 +67,9 @@ def draw_calibration_images(
         augment: random crop, padded by 4 black pixels on each side, and mirror, of each image.
 
     Raises:
-        InputError: there are not that many.
+        InputError: there are not that many, or what shall be augmented is no image.
     """
+    if augment and data.train.images.dtype != torch.uint8:
+        raise InputError("calibration.augment=true: the inputs are no uint8 images; allowed is false")
     indices = calibration_indices(data.train.labels, count, seed)
     return CalibrationImages(data, indices, batch_size, seed if augment else None)

@@ -112,6 +112,8 @@ def _takes_channels_last(network: nn.Module, data: DataSet, images: ImageSet, de
 
     A person's own module may use `view` or `as_strided`, which ask for another layout: one image is tried.
     """
+    if images.images.dim() != 4:
+        return False
     if isinstance(network, Network | NetworkOfCodes):
         return True
     image = data.normalize(images.images[:1].to(device)).contiguous()

@@ -5,16 +5,13 @@ has parameters named `num_classes` or `in_channels`, it gets those of the data, 
 Modules in the working directory can be imported, as with `python -m`.
 """
 
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.callables import check_call, imported, parameters_of
 
 __all__ = ["from_callable"]
 
@@ -34,48 +31,12 @@ def from_callable(
         InputError: it cannot be imported or called with these arguments, or returns something else than a module.
             What it raises itself passes through.
     """
-    function = _imported(factory)
-    parameters = _parameters(function)
+    function = imported("model.factory", factory)
+    parameters = parameters_of(function)
     of_data = {"num_classes": num_classes, "in_channels": in_channels}
     arguments = {name: value for name, value in of_data.items() if name in parameters} | dict(kwargs or {})
-    _check_call(factory, function, arguments)
+    check_call("model.kwargs", factory, function, arguments)
     model = function(**arguments)
     if not isinstance(model, nn.Module):
         raise InputError(f"model.factory={factory}: returned a {type(model).__name__}; it must return an nn.Module")
     return model
-
-
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(function).parameters
-    except ValueError:  # a builtin that does not tell
-        return {}
-
-
-def _imported(factory: str) -> Callable[..., Any]:
-    module_name, _, attribute = str(factory).partition(":")
-    if not module_name or not attribute:
-        raise InputError(f"model.factory={factory}: not of the form package.module:function")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-        for name in attribute.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise InputError(
-            f"model.factory={factory}: cannot be imported ({' '.join(str(error).split())}); "
-            "give package.module:function, importable from the working directory"
-        ) from error
-    if not callable(found):
-        raise InputError(f"model.factory={factory}: is a {type(found).__name__}; it must be callable")
-    return found  # type: ignore[no-any-return]
-
-
-def _check_call(factory: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    try:
-        inspect.signature(function).bind(**arguments)
-    except ValueError:  # a builtin that does not tell
-        return
-    except TypeError as error:
-        raise InputError(f"model.kwargs={arguments}: {factory} {inspect.signature(function)}: {error}") from error

@@ -148,7 +148,7 @@ def _trained(node: str, data: DataSet) -> LoadedModel:
             + (", or model.weights=DEFAULT for torchvision's" if "weights" in settings else "")
         )
     state = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
-    module = new_model(settings, len(data.classes), len(data.mean)).eval()
+    module = new_model(settings, len(data.classes), data.channels).eval()
     if state:
         load_weights(module, state, str(checkpoint))
     _check_finite(settings["name"], module)

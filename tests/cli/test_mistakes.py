@@ -64,7 +64,7 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
         (["bts=4"], "bts=4: no such key; allowed are activation_bits, "),
         (["observer.percentile=5"], "observer.percentile=5: no such key; allowed are _target_, name"),
         (["tracking.url=x"], "tracking.url=x: no such key; allowed are artifacts, experiment, lock_dir, uri"),
-        (["data=nonsense"], "data=nonsense: there is none; allowed are cifar10, digits, imagefolder"),
+        (["data=nonsense"], "data=nonsense: there is none; allowed are arrays, cifar10, custom, digits"),
         (["scheme=x"], "scheme=x: there is none; allowed are affine, symmetric"),
         (["experiment=x"], "experiment=x: there is none; allowed are cifar10, original, "),
         (["fusion=x"], "fusion=x: Invalid value 'x', expected one of [none, bn, conv_bn_relu]"),

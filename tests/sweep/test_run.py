@@ -3,22 +3,24 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from configured import composed
 from omegaconf import DictConfig
 from small_networks import shaken
+from torch import nn
 
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.data import digits, draw_calibration_images
 from quant_sweep.evaluation.evaluate import evaluate
 from quant_sweep.graph import Fusion, capture
 from quant_sweep.models import resnet20, write_checkpoint
-from quant_sweep.observers import FakeHist
+from quant_sweep.observers import FakeHist, MinMax
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.sweep import quantize_model, record, run
-from quant_sweep.sweep.build import load_model, open_tracker, plain
+from quant_sweep.sweep.build import load_data, load_model, open_tracker, plain
 from quant_sweep.sweep.run import run_point
 
 Config = Callable[..., DictConfig]
@@ -161,3 +163,37 @@ def test_sweep_is_the_parent(config: Config) -> None:
     runs = open_tracker(config()).runs()
     (parent,) = runs.loc[runs["kind"] == "sweep", "run_id"]
     assert runs.loc[runs["kind"] == "point", "parent"].tolist() == [parent, parent]
+
+
+OWN = {
+    (6, 32): nn.Sequential(nn.Conv1d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3)),
+    (10,): nn.Sequential(nn.Linear(10, 8), nn.GELU(), nn.Linear(8, 3)),
+    (1, 12, 5): nn.Sequential(nn.Conv2d(1, 8, (5, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3)),
+}
+
+
+def own_network(shape: list[int]) -> nn.Module:
+    return OWN[tuple(shape)]
+
+
+@pytest.mark.parametrize("shape", OWN)
+def test_inputs_of_any_shape(config: Config, shape: tuple[int, ...], tmp_path: Path, monkeypatch) -> None:
+    """From two files to a point, as the library computes it."""
+    inputs = torch.randn(80, *shape, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "own.npz", inputs=inputs.numpy(), labels=(torch.arange(80) % 3).numpy())
+    monkeypatch.setattr("quant_sweep.models.custom.imported", lambda *_: own_network)
+    cfg = config(
+        *("data=arrays", f"data.train={tmp_path}/own.npz", f"data.test={tmp_path}/own.npz", "bits=4"),
+        *("model=custom", "model.factory=a:b", f"model.kwargs={{shape: {list(shape)}}}", "observer=minmax"),
+        *("model.checkpoint=null", f"tracking.experiment=shape{len(shape)}"),
+    )
+    run_point(cfg, sweep=None)
+    (row,) = finished(cfg).to_dict("records")
+    data = load_data(plain(cfg.data))
+    batches = list(draw_calibration_images(data, 64, 32, seed=0).batches(torch.device("cpu")))
+    calibration = calibrate(capture(OWN[shape], batches[0], Fusion.conv_bn_relu), batches)
+    quantized = quantize(calibration, bits=4, observer=MinMax())
+    assert row["metrics.accuracy"] == evaluate(quantized.network, data, data.test, 7).accuracy
+    assert row["metrics.agreement"] == evaluate(quantized.network, data, data.test, 80).agreement(
+        evaluate(OWN[shape], data, data.test, 11)
+    )

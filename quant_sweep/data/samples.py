@@ -1,0 +1,110 @@
+"""A person's inputs and labels, as a data set or as tensors, to one tensor each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+from quant_sweep.data.base import ImageSet
+from quant_sweep.data.decode import SECONDS_WITHOUT_BAR
+from quant_sweep.errors import InputError
+
+_ALLOWED = "uint8 images (n, channels, height, width), or float inputs (n, ...) that the network takes as they are"
+
+
+def samples_of(key: str, split: Any) -> ImageSet:
+    """Inputs and labels of a split.
+
+    Args:
+        key: what the person typed it for, and which split, for messages.
+        split: a pair of tensors or arrays (inputs, labels); or whatever has a length and gives (input, label) by
+            number, as a `torch.utils.data.Dataset`: inputs are tensors, arrays or PIL images of one shape.
+
+    Raises:
+        InputError: it is something else, empty, or its inputs or labels cannot be used.
+    """
+    if isinstance(split, tuple | list) and len(split) == 2 and all(_is_array(part) for part in split):
+        inputs, labels = (torch.as_tensor(part).clone() for part in split)  # which the person may change, or share
+    elif hasattr(split, "__getitem__") and hasattr(split, "__len__") and not _is_array(split):
+        inputs, labels = _read(key, split)
+    else:
+        raise InputError(
+            f"{key}: is a {type(split).__name__}; allowed are a pair of tensors (inputs, labels) and a "
+            "torch.utils.data.Dataset of (input, label)"
+        )
+    return checked(key, inputs, labels)
+
+
+def checked(key: str, inputs: Tensor, labels: Tensor) -> ImageSet:
+    """Inputs as uint8 or float32 and labels as int64.
+
+    Raises:
+        InputError: see `samples_of`.
+    """
+    if len(inputs) == 0:
+        raise InputError(f"{key}: holds nothing")
+    if inputs.is_floating_point():
+        inputs = inputs.to(torch.float32)
+        if not bool(inputs.isfinite().all()):
+            raise InputError(f"{key}: inputs hold NaN or infinity")
+    elif inputs.dtype != torch.uint8 or inputs.dim() != 4:
+        raise InputError(f"{key}: inputs are {inputs.dtype} {tuple(inputs.shape)}; allowed are {_ALLOWED}")
+    if labels.is_floating_point() or labels.dtype in (torch.bool, torch.complex64) or labels.shape != inputs.shape[:1]:
+        raise InputError(
+            f"{key}: labels are {labels.dtype} {tuple(labels.shape)} for {len(inputs)} inputs; "
+            "allowed is the number of its class for each input"
+        )
+    if int(labels.min()) < 0:
+        raise InputError(f"{key}: labels begin at {int(labels.min())}; allowed are numbers from 0")
+    return ImageSet(inputs.contiguous(), labels.to(torch.int64).contiguous())
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray)
+
+
+def _read(key: str, dataset: Any) -> tuple[Tensor, Tensor]:
+    """All items, in their order, with a progress bar on stderr when it takes more than a moment."""
+    count = len(dataset)
+    inputs: Tensor | None = None
+    labels = torch.empty(count, dtype=torch.int64)
+    began = time.monotonic()
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        bar = progress.add_task(f"reading {key}", total=count, visible=False)
+        for index in range(count):
+            value, labels[index] = _item(key, dataset[index], index)
+            if inputs is None:
+                inputs = torch.empty((count, *value.shape), dtype=value.dtype)
+            if value.shape != inputs.shape[1:] or value.dtype != inputs.dtype:
+                raise InputError(
+                    f"{key}: item {index} is {value.dtype} {tuple(value.shape)}, item 0 {inputs.dtype} "
+                    f"{tuple(inputs.shape[1:])}; all have to have one shape and type"
+                )
+            inputs[index] = value
+            if index % 64 == 0 and time.monotonic() - began > SECONDS_WITHOUT_BAR:
+                progress.update(bar, completed=index, visible=True, refresh=True)
+    return (torch.empty(0) if inputs is None else inputs), labels
+
+
+def _item(key: str, item: Any, index: int) -> tuple[Tensor, int]:
+    if not isinstance(item, Sequence) or len(item) != 2:
+        raise InputError(f"{key}: item {index} is a {type(item).__name__}; allowed is a pair (input, label)")
+    value, label = item
+    if isinstance(value, Image.Image):
+        value = transforms.pil_to_tensor(value)
+    if not _is_array(value):
+        raise InputError(f"{key}: input {index} is a {type(value).__name__}; allowed are tensors, arrays, PIL images")
+    number = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InputError(f"{key}: label {index} is {label!r}; allowed is the number of a class")
+    tensor = torch.as_tensor(value)
+    return (tensor.to(torch.float32) if tensor.is_floating_point() else tensor), number
