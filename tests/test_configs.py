@@ -55,20 +55,25 @@ def test_every_group_is_tested_here() -> None:
 
 @pytest.mark.parametrize("choice", choices(SWEEP_GROUPS))
 def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
-    needed = {"model=custom": ["model.factory=m:f"], "engine=builtin": ["observer=hist"]}
-    point = read_point(composed(choice, *needed.get(choice, [])))
+    more = ["observer=hist"] if choice == "engine=builtin" else _factory_of(choice)
+    point = read_point(composed(choice, *more))
     group, name = choice.split("=")
     if group not in ("experiment", "row"):
         # The name of a torchvision model is that of its architecture.
         assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
 
+def _factory_of(choice: str) -> list[str]:
+    """What has to be typed with a choice of one's own."""
+    group, _, name = choice.partition("=")
+    return [f"{group}.factory=m:f"] if name == "custom" else []
+
+
 def _needed_by(choice: str) -> list[str]:
     """What has to be typed with a choice: a factory, or the recipe of a data set that brings none of its own."""
     group, _, name = choice.partition("=")
-    if choice == "model=custom":
-        return ["model.factory=m:f"]
-    return ["train=default"] if group == "data" and name not in names("train") else []
+    recipe = ["train=default"] if group == "data" and name not in names("train") else []
+    return [*_factory_of(choice), *recipe]
 
 
 @pytest.mark.parametrize("choice", choices(TRAIN_GROUPS))
@@ -79,8 +84,7 @@ def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
 
 @pytest.mark.parametrize("choice", choices(["data", "model", "observer", "scheme", "calibration"]))
 def test_sensitivity_config_composes_and_makes_a_point(choice: str) -> None:
-    more = ["model.factory=m:f"] if choice == "model=custom" else []
-    point = read_point(composed(choice, *more, config="sensitivity_config"))
+    point = read_point(composed(choice, *_factory_of(choice), config="sensitivity_config"))
     assert isinstance(point.engine, engines.Simulate)
     assert (point.settings["images"], point.widths.weights) == (1000, 4)
 
