@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.schema import Train
+from quant_sweep.errors import InputError
 from quant_sweep.sweep.build import load_data, new_model, open_tracker, plain, resolve_device
+from quant_sweep.sweep.check import check_places
+from quant_sweep.sweep.choices import check_choice
+from quant_sweep.sweep.environment import from_environment
+from quant_sweep.sweep.kinds import SEEDS, is_seed
 from quant_sweep.sweep.point import flat_params
 from quant_sweep.tracking import Recorder
 from quant_sweep.train import EpochResult, TrainConfig, train
@@ -32,8 +40,9 @@ def train_model(cfg: DictConfig) -> None:
     Raises:
         InputError: a value cannot be used; before any epoch.
     """
+    from_environment(cfg)
     settings = plain(cfg)
-    config = TrainConfig(**settings["train"])
+    config = check_recipe(settings)
     device = resolve_device(settings["device"])
     tracker = open_tracker(cfg)
     data = load_data(settings["data"])
@@ -51,6 +60,32 @@ def train_model(cfg: DictConfig) -> None:
         result = train(model, data, config, folder, device, lambda epoch: _log_epoch(record, epoch))
         record.metrics({"best_accuracy": result.best_accuracy, "best_epoch": result.best_epoch})
     log.info("best test accuracy %.2f after epoch %d: %s", result.best_accuracy, result.best_epoch, result.best)
+
+
+def check_recipe(settings: Mapping[str, Any]) -> TrainConfig:
+    """The recipe of a training, and the other settings of it looked at.
+
+    Raises:
+        InputError: a key is missing, is no setting of a recipe, or has a value that cannot be used.
+    """
+    for key in ("model", "data", "train", "device", "tracking", "outputs_dir", "cache_dir"):
+        if key not in settings:
+            raise InputError(f"{key}: it must be given; no ~ may take it away")
+    for group in ("model", "data"):
+        check_choice(group, settings[group])
+    check_places(settings)
+    recipe, names = settings["train"], [field.name for field in fields(TrainConfig)]
+    if not isinstance(recipe, Mapping):
+        raise InputError(f"train={recipe}: allowed is a recipe, train=default")
+    for key in recipe:
+        if key not in names:
+            raise InputError(f"train.{key}={recipe[key]}: no such setting; allowed are {', '.join(names)}")
+    for key in names:
+        if key not in recipe:
+            raise InputError(f"train.{key}: it must be given; no ~ may take it away")
+    if not is_seed(recipe["seed"]):
+        raise InputError(f"train.seed={recipe['seed']!r}: allowed are {SEEDS}")
+    return TrainConfig(**recipe)
 
 
 def _log_epoch(record: Recorder, epoch: EpochResult) -> None:

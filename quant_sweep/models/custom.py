@@ -8,6 +8,7 @@ Modules in the working directory can be imported, as with `python -m`.
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,12 +35,19 @@ def from_callable(
         InputError: it cannot be imported or called with these arguments, or returns something else than a module.
             What it raises itself passes through.
     """
+    if not isinstance(kwargs, Mapping | None):
+        raise InputError(f"model.kwargs={kwargs}: allowed is a mapping, {{width: 8}}, or null")
     function = _imported(factory)
     parameters = _parameters(function)
     of_data = {"num_classes": num_classes, "in_channels": in_channels}
     arguments = {name: value for name, value in of_data.items() if name in parameters} | dict(kwargs or {})
     _check_call(factory, function, arguments)
-    model = function(**arguments)
+    try:
+        model = function(**arguments)
+    except SystemExit as error:
+        raise InputError(
+            f"model.factory={factory}: called sys.exit({error.code}); it must return an nn.Module"
+        ) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model.factory={factory}: returned a {type(model).__name__}; it must return an nn.Module")
     return model
@@ -53,15 +61,17 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 
 
 def _imported(factory: str) -> Callable[..., Any]:
-    module_name, _, attribute = str(factory).partition(":")
-    if not module_name or not attribute:
+    if not isinstance(factory, str) or not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", factory):
         raise InputError(f"model.factory={factory}: not of the form package.module:function")
+    module_name, _, attribute = factory.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
         for name in attribute.split("."):
             found = getattr(found, name)
+    except SystemExit as error:
+        raise InputError(f"model.factory={factory}: its module called sys.exit({error.code}) on import") from error
     except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError(
             f"model.factory={factory}: cannot be imported ({' '.join(str(error).split())}); "

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from quant_sweep.report.build import Report, document_files, write_files
 from quant_sweep.report.document import Document, Heading, Paragraph, Picture, Table
+from quant_sweep.report.escape import csv_safe
 from quant_sweep.report.figures import COLOURS
 
 _COLOURS = {"weight": COLOURS[0], "activation": COLOURS[1]}
@@ -67,7 +68,7 @@ def build_sensitivity_report(table: SensitivityTable, folder: Path) -> Report:
     """
     document = sensitivity_page(table)
     contents = document_files(document, "sensitivity.md")
-    contents["sensitivity.csv"] = table.rows.to_csv(index=False).encode()
+    contents["sensitivity.csv"] = csv_safe(table.rows).to_csv(index=False).encode()
     return Report(document, folder, write_files(folder, contents))
 
 

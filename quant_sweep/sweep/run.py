@@ -51,7 +51,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
         with tracker.record(
             kind="point", key=key, name=str(point), params=point.params(), parent=parent, tags=point.tags()
         ) as record:
-            record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
+            record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
             if not isinstance(point.engine, Flow):
                 record_float_weights(record, prepared.graph)
             quantized = _believed(record, quantize_model(prepared), prepared)
