@@ -48,29 +48,31 @@ def check_hydra(hydra: DictConfig) -> None:
     Raises:
         InputError: naming the key, the value and what is allowed.
     """
-    typed = " ".join(map(str, hydra.overrides.hydra))
-    callbacks = _mapping("hydra.callbacks", hydra.get("callbacks"))
+    typed = [str(override).lstrip("+~").partition("=")[0] for override in hydra.overrides.hydra]
+    written = OmegaConf.to_container(hydra, resolve=False)
+    assert isinstance(written, dict)
+    callbacks = _mapping("hydra.callbacks", written.get("callbacks"))
     for name, callback in callbacks.items():
         _check_target(f"hydra.callbacks.{name}", callback, _CALLBACKS)
-    _check_target("hydra.sweeper", hydra.sweeper, _SWEEPERS)
-    _check_target("hydra.launcher", hydra.launcher, _LAUNCHERS)
-    for key, value in _leaves("hydra.launcher", _plain(hydra.launcher)):
-        if any(part in _SHELL for part in key.split(".")) and value not in (None, "") and f"{key}=" not in typed:
+    _check_target("hydra.sweeper", written.get("sweeper"), _SWEEPERS)
+    _check_target("hydra.launcher", written.get("launcher"), _LAUNCHERS)
+    for key, value in _leaves("hydra.launcher", written["launcher"]):
+        own_word = any(key == name or key.startswith(f"{name}.") for name in typed)
+        if any(part in _SHELL for part in key.split(".")) and value not in (None, "") and not own_word:
             raise InputError(f"{key}={value!r}: it runs commands; type it on the command line")
     for group in ("job_logging", "hydra_logging"):
-        _check_logging(f"hydra.{group}", _mapping(f"hydra.{group}", hydra.get(group)))
-    for name in _mapping("hydra.job.env_set", hydra.job.get("env_set")):
+        _check_logging(f"hydra.{group}", _mapping(f"hydra.{group}", written.get(group)))
+    for name in _mapping("hydra.job.env_set", written["job"].get("env_set")):
         if not name.startswith(_VARIABLES):
             raise InputError(f"hydra.job.env_set.{name}: no config may set it; allowed are {', '.join(_VARIABLES)}...")
 
 
 def _check_target(key: str, node: Any, allowed: Sequence[str]) -> None:
     """The class that a node names, and no other below it."""
-    plain = _plain(node)
-    target = plain.get("_target_") if isinstance(plain, Mapping) else None
+    target = node.get("_target_") if isinstance(node, Mapping) else None
     if target not in allowed:
         raise InputError(f"{key}._target_={target!r}: no config builds this here; allowed: {', '.join(allowed)}")
-    for path, value in _leaves(key, plain):
+    for path, value in _leaves(key, node):
         if path.endswith("._target_") and path != f"{key}._target_":
             raise InputError(f"{path}={value!r}: a config builds nothing here; leave it out")
 
@@ -90,17 +92,9 @@ def _check_logging(key: str, config: Mapping[str, Any]) -> None:
 
 
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:
-    plain = _plain(node)
-    if plain is None:
-        return {}
-    if not isinstance(plain, Mapping):
-        raise InputError(f"{key}={plain!r}: allowed is a mapping, written out")
-    return plain
-
-
-def _plain(node: Any) -> Any:
-    """Containers as Python's own, interpolations as they are written."""
-    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    if not isinstance(node, Mapping | None):
+        raise InputError(f"{key}={node!r}: allowed is a mapping, written out")
+    return node or {}
 
 
 def _leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:
