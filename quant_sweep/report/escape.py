@@ -24,7 +24,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def file_name(text: str) -> str:
     """A name for a file or folder that says `text` and lies where it is put; different texts give different names."""
     plain = re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)[:_LONGEST_NAME].lstrip(".-")
-    if plain == text:
+    if text and plain == text:
         return text
     return f"{plain}_{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
