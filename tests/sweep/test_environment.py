@@ -29,8 +29,8 @@ def test_places_are_recorded_as_they_are_typed(secret: str) -> None:
 
 
 def test_numbers_may_come_from_anywhere() -> None:
-    cfg = composed("bits=${oc.env:NUMBER}")
-    cfg.seed = "${oc.decode:${oc.env:NUMBER}}"
+    cfg = composed()
+    cfg.bits = cfg.seed = "${oc.decode:${oc.env:NUMBER}}"
     point = read_point(cfg)
     assert (point.widths.weights, point.settings["seed"], point.params()["seed"]) == (3, 3, 3)
 
