@@ -59,12 +59,14 @@ def fixed_point_of(real: Tensor) -> FixedPoint:
         raise InputError(f"requantization: factors must lie above 0 and below 2**30, got {real.tolist()}")
     mantissa, exponent = torch.frexp(real)  # mantissa in [1/2, 1)
     multiplier = torch.round(torch.ldexp(mantissa, torch.tensor(31))).to(torch.int64)
-    is_one = multiplier == 2**31  # rounded up to 1
-    multiplier = torch.where(is_one, 2**30, multiplier)
-    shift = -(exponent.to(torch.int64) + is_one.to(torch.int64))
+    shift = -exponent.to(torch.int64)
+    largest = shift == _LEAST_SHIFT  # which cannot become larger: its mantissa stays below 1
+    is_one = (multiplier == 2**31) & ~largest  # rounded up to 1
+    multiplier = torch.where(is_one, 2**30, multiplier).clamp(max=2**31 - 1)
+    shift = shift - is_one.to(torch.int64)
     vanishes = shift > _MOST_SHIFT
     multiplier, shift = multiplier.masked_fill(vanishes, 0), shift.masked_fill(vanishes, 0)
-    return FixedPoint(multiplier.to(torch.int32), shift.clamp(min=_LEAST_SHIFT).to(torch.int32))
+    return FixedPoint(multiplier.to(torch.int32), shift.to(torch.int32))
 
 
 def multiply(x: Tensor, factor: FixedPoint) -> Tensor:

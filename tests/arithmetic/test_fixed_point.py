@@ -94,7 +94,18 @@ def test_known_factors(real: float, multiplier: int, shift: int) -> None:
     assert factor.multiplier.dtype == factor.shift.dtype == torch.int32
 
 
-@given(real=st.floats(2.0**-32, 2.0**29))
+@pytest.mark.parametrize("exponent", range(-32, 31))
+def test_relative_error_beside_each_power_of_two(exponent: int) -> None:
+    """Where a mantissa rounds up to 1, and where it just does not."""
+    below = [2.0**exponent * (1 - 2.0**-bits) for bits in (29, 30, 31, 32, 33, 40, 53)]
+    above = [2.0**exponent * (1 + 2.0**-bits) for bits in (29, 30, 31, 32, 40, 52)] if exponent < 30 else []
+    reals = [real for real in (*below, *above) if real >= 2.0**-32]
+    found = fixed_point_of(torch.tensor(reals, dtype=torch.float64)).real.tolist()
+    errors = [abs(Fraction(f) / Fraction(real) - 1) for f, real in zip(found, reals, strict=True)]
+    assert max(errors) <= Fraction(1, 2**31)
+
+
+@given(real=st.floats(2.0**-32, 2.0**30, exclude_max=True))
 def test_the_nearest_factor(real: float) -> None:
     found = fixed_point_of(torch.tensor([real], dtype=torch.float64)).real.item()
     assert abs(Fraction(found) / Fraction(real) - 1) <= Fraction(1, 2**31)

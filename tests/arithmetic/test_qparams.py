@@ -56,6 +56,14 @@ def test_scale_must_be_finite_and_positive(scale: float) -> None:
         qparams(scale)
 
 
+@pytest.mark.parametrize(
+    ("scale", "zero_point"), [([1.0, 0.0, 2.0], [0, 0, 0]), ([1.0, 2.0, float("nan")], [0, 0, 0]), ([1, 1], [0, 999])]
+)
+def test_one_bad_channel_among_good_ones_is_refused(scale: list[float], zero_point: list[int]) -> None:
+    with pytest.raises(InputError, match=r"^QParams: (scale|zero_point) must"):
+        qparams(scale, zero_point, channel_axis=0)
+
+
 @pytest.mark.parametrize("zero_point", [-1, 256])
 def test_zero_point_must_lie_on_the_grid(zero_point: int) -> None:
     with pytest.raises(InputError, match=rf"\[0, 255\], got {zero_point}"):

@@ -1,13 +1,16 @@
 """One image file to pixels, and many of them in order."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 from torchvision.transforms import functional as transforms
 
+from quant_sweep.data import decode
 from quant_sweep.data.decode import IMAGES_PER_TASK, decode_image, decode_images
 from quant_sweep.errors import InputError
 
@@ -84,3 +87,32 @@ def test_more_than_8_bits_per_channel_is_refused_instead_of_clipped(tmp_path: Pa
     Image.fromarray(np.full((8, 8), 300, dtype=dtype)).save(tmp_path / f"a.{ending}")
     with pytest.raises(InputError, match=rf"a\.{ending} has pixels of PIL mode .*at most 8 bits"):
         decode_image(tmp_path / f"a.{ending}", 8, 8)
+
+
+def test_a_bar_appears_when_decoding_takes_longer_than_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
+    started: list[Progress] = []
+    monkeypatch.setattr(Progress, "start", lambda self: started.append(self))
+    for seconds, shown in ((60.0, False), (0.0, True)):
+        monkeypatch.setattr(decode, "SECONDS_WITHOUT_BAR", seconds)
+        decode_images([tmp_path / "a.png"] * 3, 8, 8)
+        assert bool(started) == shown
+
+
+def test_after_an_error_the_other_files_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(40 * IMAGES_PER_TASK)]
+    seen: list[Path] = []
+
+    def slow(file: Path, size: int, _resize: int) -> np.ndarray:
+        seen.append(file)
+        if file == files[0]:
+            raise InputError("broken")
+        time.sleep(0.001)
+        return np.zeros((size, size, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(decode, "decode_image", slow)
+    with pytest.raises(InputError, match="broken"):
+        decode_images(files, 2, 2)
+    assert len(seen) < len(files) / 2

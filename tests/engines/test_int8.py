@@ -2,6 +2,7 @@
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -40,6 +41,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import cifar_resnet20, images, tiny
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
@@ -49,6 +51,7 @@ from quant_sweep.engines.lowering import Kernel, Layer
 from quant_sweep.engines.onednn import Placed, kernel_of, support
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, capture, insert_at_quantizers, weights_on_grid
+from quant_sweep.graph.operations import Convolution
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
@@ -289,6 +292,33 @@ def test_nan_becomes_no_number() -> None:
     network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {})))
     with pytest.raises(FloatingPointError, match="NaN"):
         network(images(4) * float("nan"))
+
+
+class Calls(TorchDispatchMode):
+    """Counts oneDNN's operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_sums_are_part_of_the_convolution_and_weights_are_packed_once() -> None:
+    """A ResNet-20 has 9 residual sums and 21 layers; images of another size need another layout."""
+    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
+    network = Int8().build(graph, quantized(graph, images(2), AFFINE, BitWidths(4, 4, {})))
+    counts = []
+    for batch in (images(1), images(1, seed=1), images(1, size=24)):
+        with Calls() as calls:
+            network(batch)
+        counts.append((calls.counts["onednn.qconv2d_pointwise.binary"], calls.counts["onednn.qconv_prepack.default"]))
+    convolutions = sum(isinstance(node.operation, Convolution) for node in graph.graph.nodes)
+    assert counts[1][0] == 9  # the first call finds out how many images to take together, too
+    assert [packed for _, packed in counts] == [convolutions, 0, convolutions]
 
 
 # -- what is refused --

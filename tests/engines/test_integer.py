@@ -169,6 +169,21 @@ def test_a_bias_that_does_not_fit_beside_tiny_weights() -> None:
     assert found[:, 0].unique().tolist() == [int(wanted[0, 0, 0, 0].round())]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bias", [30.0, 1e3, -1e3])
+def test_a_bias_of_the_last_layer_that_outweighs_its_weights(bias: float, bits: int) -> None:
+    """Its sums are small beside it, and still tell the classes apart."""
+    model = tiny()
+    model.linear.bias.copy_(torch.tensor([bias, bias, 0.5 * bias, bias]))
+    batch = images(8)
+    graph = capture(model, batch, Fusion.conv_bn_relu)
+    qparams = quantized(graph, batch, AFFINE, BitWidths(bits, 8, {}))
+    simulated, integer = (engine().build(graph, qparams)(batch) for engine in (Simulate, Integer))
+    offset = model.linear.bias
+    assert float((integer - simulated).abs().max()) <= 2.0**-7 * float((simulated - offset).abs().max())
+
+
 # -- networks --
 
 

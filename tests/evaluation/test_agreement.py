@@ -1,16 +1,18 @@
 """The comparison of engines sees what differs, where it began, and nothing that only follows from it."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
 from small_networks import cifar_resnet20, images
+from torch import Tensor
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.int8 import IntegerNetwork
-from quant_sweep.evaluation.agreement import compare_with_simulation
+from quant_sweep.evaluation.agreement import EngineAgreement, compare_with_simulation
 from quant_sweep.graph import Fusion, QuantGraph, capture
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -47,6 +49,54 @@ def test_a_tensor_that_is_wrong_is_found_and_those_behind_it_are_not_blamed(prep
     assert agreement.first_difference == name
     assert agreement.lsb[name] > 1
     assert agreement.differing > 0
+
+
+class Altered:
+    """The simulation's own codes, some of them moved by some LSB."""
+
+    def __init__(self, network: IntegerNetwork, moved: Mapping[str, tuple[int, ...]]) -> None:
+        self.network, self.moved = network, moved
+
+    def codes(self, x: Tensor) -> dict[str, Tensor]:
+        codes = dict(self.network.codes(x))
+        for name, by in self.moved.items():
+            codes[name] = codes[name].clone()
+            flat = codes[name].view(-1)
+            middle = (flat - 7).abs().argsort(stable=True)[: len(by)]  # moved in either direction they stay on the grid
+            flat[middle] += torch.tensor(by, dtype=flat.dtype)
+        return codes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+@pytest.mark.parametrize("by", [(1,), (-1,), (3, -1), (-5, 2, 1), (1, 1, 1, 1)])
+def test_numbers_are_those_of_the_codes_that_were_moved(prepared, by: tuple[int, ...]) -> None:
+    """Of two tensors, by known amounts; the rest of them is what an independent comparison of the codes finds."""
+    graph, qparams, network = prepared
+    batch = images(4, seed=1)
+    exact = compare_with_simulation(network, graph, qparams, batch, 4)
+    last = graph.activations[-1].name
+    given = compare_with_simulation(Altered(network, {last: by}), graph, qparams, batch, 4)
+    numel = network.codes(batch)[last].numel()
+    assert exact.lsb[last] == 0, "the moves are counted against codes that agree"
+    assert given.lsb == exact.lsb | {last: max(map(abs, by))}
+    assert given.largest_lsb == max(given.lsb.values())
+    assert given.shares[last] == pytest.approx(len(by) / numel)
+    assert given.compared_codes == exact.compared_codes
+    differing = (given.differing - exact.differing) * given.compared_codes
+    assert differing == pytest.approx(len(by))
+
+
+@pytest.mark.parametrize(
+    ("bits", "lsb", "share", "believed"),
+    [(4, 1, 0.0099, True), (4, 1, 0.011, False), (4, 2, 0.0, False), (8, 1, 0.0009, True), (8, 1, 0.0011, False)],
+)
+def test_what_rounding_explains(bits: int, lsb: int, share: float, believed: bool) -> None:
+    found = EngineAgreement(4, 100.0, {"a": 0, "b": lsb}, {"a": 0.0, "b": share}, 1000, share / 2)
+    said = found.disagreement({"a": QuantSpec(bits), "b": QuantSpec(bits)})
+    assert (said is None) == believed
+    assert believed or str(said).startswith("b differs from simulate")
 
 
 def test_no_difference_has_no_first_tensor(prepared) -> None:

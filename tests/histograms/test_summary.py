@@ -47,6 +47,21 @@ def test_memory_layout_does_not_matter(images: Tensor) -> None:
         assert torch.equal(plain.summary().total.counts, other.summary().total.counts)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 7), (2, 3, 4, 5, 6)])
+def test_strided_tensors_of_any_number_of_axes(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    strided = (values.transpose(0, 1).contiguous().transpose(0, 1), values.repeat_interleave(2, 0)[::2], values.mT)
+    whole = Collector()
+    whole.update(values)
+    for other in strided:
+        assert not other.is_contiguous()
+        collector = Collector()
+        collector.update(other)
+        found = collector.summary().total
+        assert torch.equal(found.counts, whole.summary().total.counts)
+        assert (found.lo, found.hi) == (values.min(), values.max())
+
+
 def test_summary_is_a_snapshot(images: Tensor) -> None:
     collector = Collector()
     collector.update(images[:1])

@@ -1,6 +1,8 @@
 """Hist against torch.ao's HistogramObserver, and what searching with the grid's own codes is worth."""
 
 import warnings
+from fractions import Fraction
+from itertools import islice
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ from torch.ao.quantization.observer import HistogramObserver
 from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.errors import InputError
+from quant_sweep.histograms.expected_error import Moments
+from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.observers import Hist
+from quant_sweep.observers.hist import _cell_error, _trimming_path
 
 # 20,000 values: one trim of 1e-5 of them moves at most one value, and the searches walk alike.
 SAME = ("gaussian", "relu", "negative", "shifted", "laplace", "heavy", "lognormal", "uniform", "one outlier")
@@ -71,6 +76,59 @@ def test_below_eight_bits_the_grids_own_codes_beat_256(name: str, bits: int) -> 
     """By at least 0.8 dB (measured: 1.0 to 5.2 dB)."""
     x = tensor(name, 20_000)
     assert error_of(Hist(), x, spec(bits)) < 10**-0.08 * error_of(Hist(dst_bins=256), x, spec(bits))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_cells_are_as_many_as_the_grid_has_codes(bits: int) -> None:
+    summary = summarize(tensor("laplace", 20_000))
+    found = Hist().range(summary, spec(bits))
+    assert found == Hist(dst_bins=2**bits).range(summary, spec(bits))
+    assert found != Hist(dst_bins=2**bits - 1).range(summary, spec(bits))
+    assert found != Hist(dst_bins=2**bits + 1).range(summary, spec(bits))
+
+
+def visited_slowly(counts: list[int], trims: int) -> list[tuple[int, int]]:
+    """The ranges of caffe2's search, value by value: each trim is so many of all values, from the cheaper tail."""
+    below = [sum(counts[: i + 1]) for i in range(len(counts))]
+    low, high, trimmed_low, trimmed_high = 0, len(counts) - 1, 1, 1
+    visited = [(low, high)]
+    for _ in range(trims):
+        of_all = Fraction(sum(counts), 100_000)
+        new_low = next(i for i in range(len(counts)) if below[i] >= trimmed_low * of_all)
+        new_high = max((i for i in range(len(counts)) if below[i] <= sum(counts) - trimmed_high * of_all), default=-1)
+        new_low, new_high = min(max(new_low, low), high), max(min(new_high, high), low)
+        if new_low - low > high - new_high:
+            low, trimmed_low = new_low, trimmed_low + 1
+        else:
+            stalled, high, trimmed_high = new_high == high, new_high, trimmed_high + 1
+            if stalled:
+                continue
+        visited.append((low, high))
+    return visited
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_path_is_that_of_trims_one_after_the_other(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 5, (24,), generator=generator) + (torch.arange(24) == 11 + seed) * 100_000
+    slow = visited_slowly(counts.tolist(), 60)
+    assert list(islice(_trimming_path(counts), len(slow))) == slow
+    assert len(set(slow)) == len(slow) > 5, "a trim that moves no end is no step of the search"
+
+
+@pytest.mark.parametrize("cells", [2, 3, 5, 15, 16, 40, 100])
+def test_error_of_cells_as_if_every_value_were_looked_at(cells: int) -> None:
+    """With fewer cells than bins, and with more, where the error inside a bin is taken from its width."""
+    counts = torch.tensor([[5, 0, 9, 30, 80, 99, 70, 64, 31, 20, 7, 3, 2, 0, 1, 1]])
+    histogram = Histogram(*(torch.tensor([v]) for v in (-0.5, 1.5, -3, -4)), counts)
+    inside = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    values = histogram.edges[0, :-1, None] + inside * histogram.bin_width
+    for lo, hi in ((-0.5, 1.5), (-0.25, 0.875), (0.0, 0.5)):
+        width = (hi - lo) / cells
+        cell = ((values - lo) / width).floor().clamp(0, cells - 1)
+        slow = ((values - (lo + (cell + 0.5) * width)) ** 2 * counts[0, :, None] / 4000).sum().item()
+        ends = (torch.tensor([end], dtype=torch.float64) for end in (lo, hi))
+        assert _cell_error(Moments.of(histogram), *ends, cells).item() == pytest.approx(slow, rel=2e-3)
 
 
 def test_256_is_the_default_at_eight_bits() -> None:

@@ -205,6 +205,13 @@ def test_a_file_that_comes_or_goes_changes_the_key(tmp_path: Path) -> None:
     assert uncached_versions(package) == before
 
 
+def test_the_order_of_the_file_system_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, listed = uncached_versions(PACKAGE), list(PACKAGE.rglob("*.py"))
+    for order in (sorted(listed), sorted(listed, reverse=True), listed[1::2] + listed[::2]):
+        monkeypatch.setattr(Path, "rglob", lambda _self, _pattern, order=order: iter(order))
+        assert uncached_versions(PACKAGE) == before
+
+
 @pytest.mark.parametrize("name", ["new/module.py", "module.py"])
 def test_a_folder_that_is_not_classed_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -37,6 +37,11 @@ def test_everything_that_was_typed() -> None:
     assert str(point) == "resnet20 auto symmetric none hist W3A4"
 
 
+def test_one_image_at_once() -> None:
+    point = read_point(composed("batch_size=1", "calibration.batch_size=1"))
+    assert (point.settings["batch_size"], point.settings["calibration"]["batch_size"]) == (1, 1)
+
+
 def test_params_have_the_names_of_the_command_line() -> None:
     point = read_point(composed("observer=fake_hist", "bits=4"))
     params = point.params()
