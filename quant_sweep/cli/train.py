@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.schema import Train
+from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
 from quant_sweep.sweep.build import load_data, new_model, open_tracker, plain, resolve_device
 from quant_sweep.sweep.check import check_places
@@ -46,6 +47,7 @@ def train_model(cfg: DictConfig) -> None:
     device = resolve_device(settings["device"])
     tracker = open_tracker(cfg)
     data = load_data(settings["data"])
+    check_fits(config, data)
     torch.manual_seed(config.seed)  # factories draw the initial weights from torch's global stream
     model = new_model(settings["model"], len(data.classes), len(data.mean))
     name = f"{settings['model']['name']}-{settings['data']['name']}"
@@ -86,6 +88,20 @@ def check_recipe(settings: Mapping[str, Any]) -> TrainConfig:
     if not is_seed(recipe["seed"]):
         raise InputError(f"train.seed={recipe['seed']!r}: allowed are {SEEDS}")
     return TrainConfig(**recipe)
+
+
+def check_fits(recipe: TrainConfig, data: DataSet) -> None:
+    """Refuse what would leave nothing of an image.
+
+    Raises:
+        InputError: a crop or a painted square may be as large as the images.
+    """
+    size = min(data.train.images.shape[-2:])
+    for key in ("crop_padding", "cutout"):
+        if getattr(recipe, key) >= size:
+            raise InputError(
+                f"train.{key}={getattr(recipe, key)}: the images have {size} pixels; allowed are 0 to {size - 1}"
+            )
 
 
 def _log_epoch(record: Recorder, epoch: EpochResult) -> None:

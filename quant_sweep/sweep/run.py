@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from quant_sweep.engines import Flow, Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes
-from quant_sweep.errors import InputError
+from quant_sweep.errors import InputError, printable
 from quant_sweep.evaluation.agreement import compare_some_images
 from quant_sweep.evaluation.evaluate import Evaluation, evaluate
 from quant_sweep.sweep.build import open_tracker
@@ -39,7 +39,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     prepared = prepare(point)
     point = prepared.point
     if prepared.graph.float_weights and not isinstance(point.engine, Flow):
-        log.info("%s: weights that stay in float: %s", point, ", ".join(prepared.graph.float_weights))
+        log.info("%s: weights that stay in float: %s", point, printable(", ".join(prepared.graph.float_weights)))
     key = content_key(prepared.contents())
     with tracker.lock(key):
         finished = tracker.find_finished(key)

@@ -183,7 +183,7 @@ def bad_checkpoint(kind: str, folder: Path) -> Path:
         ("code", "is not opened, since that can run code"),
         ("code without torch", "is not opened, since that can run code"),
         ("architecture", "does not fit CifarResNet: 0 missing; "),
-        ("classes", "2 mis-shaped (linear.weight is (7, 64) float, must be (10, 64) float, "),
+        ("classes", "has 7 outputs, the images have 10 classes; choose the data that it was trained on"),
         ("nan", "layer1.0.conv1.weight holds 1 NaN or infinite values"),
     ],
 )

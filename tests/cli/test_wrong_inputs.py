@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from wrong_inputs import checked, config_of, told
+
+from quant_sweep.cli.train import check_fits, check_recipe
+from quant_sweep.sweep.build import load_data, plain
 
 NO_KEY, GIVEN = "no such key", "must be given"
 WHOLE, FLAG, TEXT = "whole number", "true and false", "text"
@@ -226,6 +230,14 @@ def test_one_line(arguments: list[str], key: str, words: str, config: str) -> No
     line = told(lambda: checked(config_of(*arguments, config=config), config), *arguments)
     assert line.startswith(key)
     assert words in line
+
+
+@pytest.mark.parametrize("override", ["train.crop_padding=8", "train.cutout=8", "train.crop_padding=1000"])
+def test_a_recipe_that_leaves_nothing_of_an_image(tmp_path: Path, override: str) -> None:
+    settings = plain(config_of(override, f"outputs_dir={tmp_path}", config="train_config"))
+    data = load_data(settings["data"])
+    line = told(lambda: check_fits(check_recipe(settings), data))
+    assert line == f"{override}: the images have 8 pixels; allowed are 0 to 7"
 
 
 def test_the_table_is_long() -> None:
