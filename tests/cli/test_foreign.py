@@ -82,13 +82,13 @@ def test_shell_of_a_launcher_is_the_persons_own_word() -> None:
     check_hydra(cfg)
 
 
-@pytest.mark.parametrize("more", [[], ["bits=4,8", "-m"]], ids=["run", "multirun"])
+@pytest.mark.parametrize("more", [[], ["-m", "bits=4,8"]], ids=["run", "multirun"])
 def test_a_yaml_with_a_callback_runs_nothing(tmp_path: Path, more: list[str]) -> None:
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "mine.yaml").write_text(
         "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: os.mkdir\n      path: executed\n"
     )
-    typed = [*more, "+evil=mine", "--config-dir", str(tmp_path)]
+    typed = ["--config-dir", str(tmp_path), *more, "+evil=mine"]
     outcome = Workspace(tmp_path).type("quant-sweep", *typed)
     assert outcome.code == 2
     assert outcome.err.startswith("quant-sweep: hydra.callbacks.x._target_='os.mkdir': no config builds this here")

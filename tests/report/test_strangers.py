@@ -32,6 +32,7 @@ INJECTIONS = [
     *("a\n\n# heading", "a\r\n| x | y |", "a | b", "--- a", "a\tb", "\x0b\x0c"),
     *("\x1b[31mred", "\x1b]0;title\x07", "\x1b[2J\x1b[H", "\x9b31m", "a\u202eb", "\u2066x", "\u200bx", "\x00x", "\x7f"),
     *("=cmd|' /C calc'!A0", "+1+1", "-2+3+cmd", "@SUM(A1)", "\t=1+1", "\r=1+1", "[bold red]x[/]", "\udcff"),
+    *("$\\foo{$", "a$b$c$", "$"),
 ]
 STORED = [text for text in INJECTIONS if text != "\udcff"]  # no database has half a character
 MARKUP = re.compile(r"<[A-Za-z/!?]")
@@ -124,6 +125,6 @@ def test_strange_settings_and_tags(tmp_path: Path) -> None:
     strange = [{**row, "tags.float_weights": str(row["params.model"])} for row in strange]
     strange.append({**run(accuracy=50.0), "metrics.simulate_agreement": 5.0, "start_time": float("nan")})
     strange.append(run("nonsense", accuracy=3.0))
-    text = build_report(frame(*strange[-8:]), tmp_path).text
+    text = build_report(frame(*strange[-12:]), tmp_path).text
     assert not MARKUP.search(re.sub(r"`[^`\n]*`", "", text))
     assert not CONTROL.search(text)
