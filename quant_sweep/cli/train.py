@@ -20,7 +20,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.sweep.build import load_data, new_model, open_tracker, plain, resolve_device
 from quant_sweep.sweep.check import check_places
 from quant_sweep.sweep.choices import check_choice
-from quant_sweep.sweep.environment import from_environment
+from quant_sweep.sweep.environment import as_written, from_environment
 from quant_sweep.sweep.kinds import SEEDS, is_seed
 from quant_sweep.sweep.point import flat_params
 from quant_sweep.tracking import Recorder
@@ -41,7 +41,7 @@ def train_model(cfg: DictConfig) -> None:
     Raises:
         InputError: a value cannot be used; before any epoch.
     """
-    from_environment(cfg)
+    written = from_environment(cfg)
     settings = plain(cfg)
     config = check_recipe(settings)
     device = resolve_device(settings["device"])
@@ -52,7 +52,8 @@ def train_model(cfg: DictConfig) -> None:
     model = new_model(settings["model"], len(data.classes), len(data.mean))
     name = f"{settings['model']['name']}-{settings['data']['name']}"
     folder = Path(cfg.outputs_dir) / "train" / name
-    params = flat_params({key: settings[key] for key in ("model", "data")})
+    shown = as_written(settings, written)
+    params = flat_params({key: shown[key] for key in ("model", "data")})
     params |= {f"train.{key}": value for key, value in settings["train"].items()} | {"device": device.type}
     key = hashlib.sha256(json.dumps([str(folder.absolute()), params], sort_keys=True).encode()).hexdigest()[:40]
     with (
