@@ -172,7 +172,7 @@ def test_rows_of_the_study(experiment: str) -> None:
         if way == "builtin":
             assert (point.settings["engine"]["name"], point.settings["observer"]["name"]) == ("builtin", "hist")
             continue
-        expected = {"fake_hist": FakeHist(99.99, 0.1), "hist": Hist("bits", True) if coded else Hist()}
+        expected = {"fake_hist": FakeHist(99.99, 0.1), "hist": Hist(None, True) if coded else Hist()}
         assert point.observer == expected[way]
         assert (point.fusion.value, point.sequential, point.update_batch_norm) == ("none", coded, coded)
         activation, weight = point.scheme.activation(bits), point.scheme.weight(bits)

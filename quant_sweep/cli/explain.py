@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -21,6 +22,7 @@ from quant_sweep.report.html import html
 from quant_sweep.report.markdown import markdown
 from quant_sweep.report.terminal import print_document
 from quant_sweep.runtime.atomic_file import replacing
+from quant_sweep.sweep.kinds import is_whole
 from quant_sweep.sweep.point import Point, read_point
 from quant_sweep.sweep.prepare import prepare
 from quant_sweep.sweep.quantize_model import quantize_model
@@ -76,8 +78,8 @@ def explanation_of(cfg: DictConfig) -> Explanation:
     return explain(subject, layer, shown.batches(torch.device("cpu")), _setting(point))
 
 
-def _some(images: CalibrationImages, count: int) -> CalibrationImages:
-    if not 1 <= count <= len(images.indices):
+def _some(images: CalibrationImages, count: Any) -> CalibrationImages:
+    if not is_whole(count, 1, len(images.indices)):
         raise InputError(
             f"images={count}: allowed are whole numbers from 1 to calibration.images={len(images.indices)}"
         )

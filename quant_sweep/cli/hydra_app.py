@@ -3,47 +3,88 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
-from quant_sweep.cli.schema import Common, register
-from quant_sweep.errors import InputError
+from quant_sweep.cli.foreign import check_hydra
+from quant_sweep.cli.jobs import check_jobs
+from quant_sweep.cli.schema import Common, check_keys, register
+from quant_sweep.errors import InputError, printable
+from quant_sweep.sweep.choices import config_folder
 
-_PACKAGE = Path(__file__).parents[1]
+_IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+# How SQLite, torch and safetensors tell of a full disk.
+_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 
-def config_folder() -> Path:
-    """The config tree: inside an installed package, or beside it in a checkout."""
-    installed = _PACKAGE / "conf"
-    return installed if installed.is_dir() else _PACKAGE.parent / "conf"
-
-
-def run_hydra(config_name: str, job: Callable[[DictConfig], None], *types: type[Common]) -> None:
+def run_hydra(
+    config_name: str,
+    job: Callable[[DictConfig], None],
+    *types: type[Common],
+    check: Callable[[DictConfig, bool], None] | None = None,
+) -> None:
     """Compose the config from the command line and run `job` with it, once or for each point of a multirun.
 
     Args:
         config_name: of a file in the config folder.
         job: takes the composed config.
-        types: those that the config names as `schema/...`.
+        types: those that the config names as `schema/...`; the last has all its keys.
+        check: tells before a multirun begins what stops a job of it; its errors are told once where all jobs have them.
+            Takes the config of a job, and whether the job will run in this process.
     """
     register(*types)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
+
+    @functools.wraps(job)
+    def known(cfg: DictConfig) -> None:
+        check_keys(cfg, types[-1])
+        job(cfg)
+
+    def check_job(cfg: DictConfig) -> None:
+        in_this_process = str(cfg.hydra.launcher._target_) == _IN_THIS_PROCESS
+        task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        check_keys(task, types[-1])
+        if check is not None:
+            check(task, in_this_process)
+
+    with _checked_composition(check_job):
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(known)()
+
+
+@contextlib.contextmanager
+def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[None]:
+    """Look at every config that Hydra composes before Hydra builds anything of it; there is no hook for that."""
+    compose = ConfigLoaderImpl.load_configuration
+
+    def checked(loader: ConfigLoaderImpl, *, run_mode: RunMode, **named: Any) -> DictConfig:
+        cfg = compose(loader, run_mode=run_mode, **named)
+        check_hydra(cfg.hydra)
+        if run_mode == RunMode.MULTIRUN:
+            check_jobs(loader, cfg, check_job)
+        return cfg
+
+    with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):
+        yield
 
 
 @contextlib.contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
     """End the program with one line and exit code 2 where what was typed, or where it should go, cannot be used.
 
-    Other exceptions are faults of the program and keep their traceback.
+    Other exceptions are faults of the program, or of a person's own factory, and keep their traceback.
     """
     try:
         yield
@@ -57,9 +98,27 @@ def one_line_errors(command: str) -> Iterator[None]:
         cause = error.__cause__
         _stop(command, _config_error(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(error))
     except OSError as error:
+        if (full := disk_full(error)) is not None:
+            _stop(command, full)
         if error.filename is None:
             raise
         _stop(command, f"{error.filename}: {error.strerror}; choose outputs_dir and tracking.* where you may write")
+    except Exception as error:
+        if (full := disk_full(error)) is not None:
+            _stop(command, full)
+        raise
+
+
+def disk_full(error: BaseException) -> str | None:
+    """One line where a disk that is full, or a quota that is used up, is behind an exception."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number, text = getattr(cause, "errno", None), str(cause)
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(words in text for words in _FULL):
+            where = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
+            return f"{where}the disk is full; free some space, or choose outputs_dir and tracking.* elsewhere"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _config_error(error: OmegaConfBaseException) -> str:
@@ -94,5 +153,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def _stop(command: str, message: str) -> None:
-    print(f"{command}: {message}", file=sys.stderr)
+    print(printable(f"{command}: {message}"), file=sys.stderr)
     raise SystemExit(2)

@@ -10,7 +10,9 @@ from rich.console import Console
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.schema import Report
 from quant_sweep.report import build_report
+from quant_sweep.report.escape import file_name
 from quant_sweep.report.terminal import print_document
+from quant_sweep.sweep.store import check_store
 from quant_sweep.tracking import read_runs
 
 
@@ -22,7 +24,8 @@ def main() -> None:
 
 def show_report(cfg: DictConfig) -> None:
     """Write the report of an experiment below `outputs_dir` and print its table."""
-    folder = Path(cfg.outputs_dir) / "report" / cfg.tracking.experiment
+    check_store(cfg.tracking)
+    folder = Path(cfg.outputs_dir) / "report" / file_name(cfg.tracking.experiment)
     report = build_report(read_runs(cfg.tracking.uri, cfg.tracking.experiment), folder)
     print_document(report.document, Console())
     print(f"Report: {folder / 'report.md'}")

@@ -66,7 +66,7 @@ def rank_layers(cfg: DictConfig) -> None:
             with tracker.record(
                 kind="sensitivity", key=key, name=str(point), params=point.params(), tags=point.tags()
             ) as record:
-                record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
+                record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
                 table = _measure(quantize_model(prepared), point, prepared.data, chosen)
                 record.metrics(_metrics(table))
                 report = build_sensitivity_report(table, folder)

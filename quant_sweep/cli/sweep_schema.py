@@ -32,10 +32,11 @@ class Sweep(Common):
     activation_bits: Bits = MISSING
     overrides: dict[str, Any] = field(default_factory=dict)
     fusion: Fusion = MISSING
-    seed: int = MISSING
+    # omegaconf takes 8.5 for the int 8 and 2 for the bool True: these are checked with the values of groups.
+    seed: Any = MISSING
     device: Device = MISSING
-    batch_size: int = MISSING
-    force: bool = MISSING
+    batch_size: Any = MISSING
+    force: Any = MISSING
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Explain(Sweep):
     """`conf/explain_config.yaml`, which takes all of `conf/config.yaml`."""
 
     layer: str = MISSING
-    images: int = MISSING
+    images: Any = MISSING
 
 
 @dataclass

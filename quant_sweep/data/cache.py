@@ -11,7 +11,7 @@ from quant_sweep.data.base import Decoded, ImageSet, stored_form, with_digest
 from quant_sweep.runtime.disk_cache import made_once
 from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 
-FORMAT = 2  # raise it when the same sources decode to something else, or are stored otherwise
+FORMAT = 3  # raise it when the same sources decode to something else, or are stored otherwise
 
 
 def decoded_once(

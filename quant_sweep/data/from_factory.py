@@ -15,7 +15,7 @@ from quant_sweep.data.base import DataSet, Decoded, data_set, decoded
 from quant_sweep.data.cache import decoded_once
 from quant_sweep.data.samples import samples_of
 from quant_sweep.errors import InputError
-from quant_sweep.runtime.callables import check_call, imported
+from quant_sweep.runtime.callables import called, imported
 
 
 def custom(
@@ -43,9 +43,7 @@ def custom(
     """
 
     def read() -> Decoded:
-        function, arguments = imported("data.factory", factory), dict(kwargs or {})
-        check_call("data.kwargs", factory, function, arguments)
-        splits = function(**arguments)
+        splits = called("data", factory, imported("data.factory", factory), dict(kwargs or {}))
         if not isinstance(splits, tuple | list) or len(splits) != 2:
             raise InputError(
                 f"data.factory={factory}: returned a {type(splits).__name__}; it must return (train, test)"

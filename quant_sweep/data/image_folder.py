@@ -1,14 +1,16 @@
 """A person's own images: root/train/<class>/* and root/test/<class>/*, in any format that PIL reads.
 
-The layout is that of `torchvision.datasets.ImageFolder`: classes are the sorted folder names, and files may lie deeper
-inside a class folder. Hidden files and files whose ending names no image format are passed over.
+The folders of the two splits may have other names; without `test`, `val` or `validation` is taken. The layout is that
+of `torchvision.datasets.ImageFolder`: classes are the sorted folder names, and files may lie deeper inside a class
+folder. Hidden files and files whose ending names no image format are passed over, links to folders are followed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import PIL
@@ -20,7 +22,13 @@ from quant_sweep.data.cache import decoded_once
 from quant_sweep.data.decode import decode_images
 from quant_sweep.errors import InputError
 
+log = logging.getLogger(__name__)
+
 LAYOUT = "allowed: a folder with train/<class>/ and test/<class>/ full of images"
+
+TEST_SPLITS = ("test", "val", "validation")
+
+_NAMED = 10  # broken files that are named one by one
 
 # Class -> its image files relative to root, both sorted. Strings, because sorting 60,000 Paths takes a second.
 Files = dict[str, list[str]]
@@ -35,14 +43,19 @@ def imagefolder(
     mean: Sequence[float],
     std: Sequence[float],
     cache_dir: str,
+    train_split: str = "train",
+    test_split: str | None = None,
+    skip_broken: bool = False,
 ) -> DataSet:
     """Load an image folder; decode it the first time, and again when a file in it changes.
 
     Args:
         root: the folder that holds train/ and test/.
         size: height and width of what the network sees, in pixels.
-        resize: shorter side before the centre crop, for images that are not size x size already; None: size.
+        resize: shorter side before the centre crop; None: size.
         mean, std: see `DataSet`, three channels.
+        train_split, test_split: folders in root; None: the first of test, val and validation that is there.
+        skip_broken: leave out files that cannot be decoded, and say how many; else the first of them is refused.
 
     Raises:
         InputError: no such folder, no classes, classes that differ between train and test, a class without images, a
@@ -54,18 +67,42 @@ def imagefolder(
     if resize < size:
         raise InputError(f"data.resize={resize}: smaller than data.size; allowed: at least {size}, or null")
     folder = _existing(root)
+    train_split, test_split = _splits(folder, train_split, test_split)
     try:
-        train, test = scan_split(folder, "train"), scan_split(folder, "test")
+        train, test = scan_split(folder, train_split), scan_split(folder, test_split)
         source = {"files": _listing_digest(folder, train, test), "size": size, "resize": resize, "pil": PIL.__version__}
+        source |= {"skip_broken": skip_broken}
     except OSError as error:
         raise InputError(f"data.root={root}: cannot be read ({error}); {LAYOUT}") from error
-    _check_same_classes(root, train, test)
+    _check_same_classes(root, {train_split: train, test_split: test})
 
     def decode() -> Decoded:
-        splits = [_decode_split(folder, files, size, resize) for files in (train, test)]
+        splits = [_decode_split(folder, files, size, resize, skip_broken) for files in (train, test)]
         return decoded(tuple(train), *splits)
 
-    return data_set(name, decoded_once("imagefolder", source, cache_dir, decode), mean, std)
+    content = decoded_once("imagefolder", source, cache_dir, decode)
+    for split, files, kept in ((train_split, train, content.train), (test_split, test, content.test)):
+        skipped = sum(map(len, files.values())) - len(kept.labels)
+        if skipped:
+            log.warning(
+                "data.skip_broken=true: %d of %d files in %s/ left out", skipped, skipped + len(kept.labels), split
+            )
+    return data_set(name, content, mean, std)
+
+
+def _splits(root: Path, train: str, test: str | None) -> tuple[str, str]:
+    """The folders of the two splits."""
+    for key, split in (("train_split", train), ("test_split", test)):
+        if split is not None and (Path(split).name != split or split in ("", "..")):
+            raise InputError(f"data.{key}={split}: allowed is the name of a folder in data.root")
+    if test is None:
+        there = [split for split in TEST_SPLITS if (root / split).is_dir()]
+        test = there[0] if there else TEST_SPLITS[0]
+        if test != TEST_SPLITS[0]:
+            log.info("data.test_split: no %s/ in %s, so accuracy is measured on %s/", TEST_SPLITS[0], root, test)
+    if train == test:
+        raise InputError(f"data.test_split={test}: these are the training images; choose another folder")
+    return train, test
 
 
 def scan_split(root: Path, split: str) -> Files:
@@ -92,11 +129,20 @@ def scan_split(root: Path, split: str) -> Files:
 
 
 def _image_files(root: Path, folder: str, endings: set[str]) -> Iterator[str]:
-    for inside, _, names in os.walk(root / folder, onerror=_raise):
+    for inside, below, names in os.walk(root / folder, onerror=_raise, followlinks=True):
+        _check_no_loop(root, inside, below)
         relative = os.path.relpath(inside, root)
         for name in names:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:
                 yield f"{relative}/{name}"
+
+
+def _check_no_loop(root: Path, inside: str, below: Sequence[str]) -> None:
+    """Refuse a link that leads back to a folder above it: following it would never end."""
+    for name in below:
+        path = os.path.join(inside, name)
+        if os.path.islink(path) and Path(inside).resolve().is_relative_to(os.path.realpath(path)):
+            raise InputError(f"data.root={root}: {path} is a link to a folder above it; remove it")
 
 
 def _raise(error: OSError) -> None:
@@ -112,13 +158,14 @@ def _existing(root: str | None) -> Path:
     return folder
 
 
-def _check_same_classes(root: str | None, train: Files, test: Files) -> None:
-    for here, there, split in ((train, test, "test"), (test, train, "train")):
-        missing = [name for name in here if name not in there]
+def _check_same_classes(root: str | None, splits: Mapping[str, Files]) -> None:
+    train, test = splits
+    for here, there in ((train, test), (test, train)):
+        missing = [name for name in splits[here] if name not in splits[there]]
         if missing:
             raise InputError(
-                f"data.root={root}: {len(missing)} classes missing in {split}/, first {missing[0]}; "
-                "allowed: the same class folders in train/ and test/"
+                f"data.root={root}: {len(missing)} classes missing in {there}/, first {missing[0]}; "
+                f"allowed: the same class folders in {train}/ and {test}/"
             )
 
 
@@ -132,7 +179,17 @@ def _listing_digest(root: Path, *splits: Files) -> str:
     return digest.hexdigest()
 
 
-def _decode_split(root: Path, files: Files, size: int, resize: int) -> ImageSet:
+def _decode_split(root: Path, files: Files, size: int, resize: int, skip_broken: bool) -> ImageSet:
     counts = torch.tensor([len(found) for found in files.values()])
-    images = decode_images([root / file for found in files.values() for file in found], size, resize)
-    return ImageSet(images, torch.arange(len(counts)).repeat_interleave(counts))
+    paths = [root / file for found in files.values() for file in found]
+    images, broken = decode_images(paths, size, resize, skip_broken)
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    if not broken:
+        return ImageSet(images, labels)
+    for error in list(broken.values())[:_NAMED]:
+        log.warning("data.skip_broken=true: %s", error)
+    kept = torch.tensor([place for place in range(len(paths)) if place not in broken], dtype=torch.int64)
+    for label, name in enumerate(files):
+        if not bool((labels[kept] == label).any()):
+            raise InputError(f"data.root={root}: no file of class {name} can be decoded; {LAYOUT}")
+    return ImageSet(images[kept], labels[kept])

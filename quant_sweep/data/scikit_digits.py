@@ -15,6 +15,8 @@ from quant_sweep.data.base import DataSet, Decoded, ImageSet, check_normalizatio
 from quant_sweep.data.cache import decoded_once
 from quant_sweep.errors import InputError
 
+_LARGEST = 512  # pixels; all digits then take half a gigabyte
+
 
 def digits(
     *,
@@ -41,6 +43,10 @@ def digits(
     check_size("data.size", size)
     if not 0.1 <= test_fraction <= 0.9:
         raise InputError(f"data.test_fraction={test_fraction}: cannot split there; allowed: 0.1 to 0.9")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"data.seed={seed}: allowed are whole numbers from 0 to {2**32 - 1}")
+    if size > _LARGEST:
+        raise InputError(f"data.size={size}: allowed are up to {_LARGEST} pixels; the digits have 8")
     source = {"sklearn": version("scikit-learn"), "size": size, "test_fraction": test_fraction, "seed": seed}
     content = decoded_once("digits", source, cache_dir, lambda: _load(size, test_fraction, seed))
     return data_set(name, content, mean, std)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.graph import QuantGraph
 
 
@@ -21,6 +21,18 @@ class Engine(ABC):
     """
 
     devices: tuple[str, ...] = ("cpu",)
+
+    def check(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> None:
+        """Refuse, before any calibration, what the engine has no arithmetic for.
+
+        Args:
+            graph: the float network.
+            specs: the kinds of grids, by tensor name.
+
+        Raises:
+            InputError: `build` would fail whatever calibration finds.
+        """
+        del graph, specs  # any
 
     @abstractmethod
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.base import Engine
 from quant_sweep.engines.lowering import (
     Lowered,
@@ -45,11 +45,13 @@ _MOST_IMAGES, _CACHED_BYTES = 64, 2**22
 class Int8(Engine):
     """Integer kernels of the CPU."""
 
-    def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> IntegerNetwork:
-        specs = {name: qparams[name].spec for name in graph.names if name in qparams}
+    def check(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> None:
         reason = why_unsupported(graph, specs) or why_not_exact(*largest_product(graph, specs))
         if reason is not None:
             raise InputError(f"engine=int8: {reason}; use engine=simulate")
+
+    def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> IntegerNetwork:
+        self.check(graph, {name: qparams[name].spec for name in graph.names if name in qparams})
         check_weights("int8", graph, qparams)
         lowered = lower(graph, qparams)
         check_layers("int8", graph, qparams, lowered)

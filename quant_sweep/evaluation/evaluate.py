@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
+from quant_sweep.errors import NotFiniteError
 from quant_sweep.graph import Network
 from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.runtime.full_precision import full_precision
@@ -78,7 +79,7 @@ def evaluate(
         batch_size: most images per forward pass.
 
     Raises:
-        FloatingPointError: a logit is NaN, which no argmax may turn into a class.
+        NotFiniteError: a logit is NaN, which no argmax may turn into a class.
     """
     network = network.to(device)
     layout = torch.channels_last if _takes_channels_last(network, data, images, device) else torch.contiguous_format
@@ -87,7 +88,7 @@ def evaluate(
     def classes(pixels: Tensor) -> Tensor:
         logits = network(data.normalize(pixels.to(device)).contiguous(memory_format=layout))
         if bool(logits.isnan().any()):
-            raise FloatingPointError("evaluation: the network returned NaN logits")
+            raise NotFiniteError("model: NaN logits in the evaluation; check model.checkpoint, data.mean and data.std")
         predicted: Tensor = logits.argmax(dim=1)
         return predicted.cpu()
 

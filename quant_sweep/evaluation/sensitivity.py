@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quant_sweep.arithmetic.affine import fake_quantize, sqnr_db
 from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.errors import NotFiniteError
 from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct
 from quant_sweep.graph import FakeQuantize, QuantGraph, WeightQuantizer, insert_at_quantizers
 from quant_sweep.graph.quantizers import source_of
@@ -107,7 +108,7 @@ def measure_sensitivity(
             int64 (n,). What the float network computes of a batch is kept in memory while the parts are measured.
 
     Raises:
-        FloatingPointError: a logit is NaN.
+        NotFiniteError: a logit is NaN.
         ValueError: there is no batch.
     """
     parts = parts_of(graph)
@@ -144,7 +145,7 @@ def own_sqnr_db(
 
 def _checked(logits: Tensor) -> Tensor:
     if bool(logits.isnan().any()):
-        raise FloatingPointError("sensitivity: the network returned NaN logits")
+        raise NotFiniteError("model: NaN logits; check model.checkpoint, data.mean and data.std")
     return logits
 
 

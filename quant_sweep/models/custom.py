@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from quant_sweep.errors import InputError
-from quant_sweep.runtime.callables import check_call, imported, parameters_of
+from quant_sweep.runtime.callables import called, imported, parameters_of
 
 __all__ = ["from_callable"]
 
@@ -31,12 +31,13 @@ def from_callable(
         InputError: it cannot be imported or called with these arguments, or returns something else than a module.
             What it raises itself passes through.
     """
+    if not isinstance(kwargs, Mapping | None):
+        raise InputError(f"model.kwargs={kwargs}: allowed is a mapping, {{width: 8}}, or null")
     function = imported("model.factory", factory)
     parameters = parameters_of(function)
     of_data = {"num_classes": num_classes, "in_channels": in_channels}
     arguments = {name: value for name, value in of_data.items() if name in parameters} | dict(kwargs or {})
-    check_call("model.kwargs", factory, function, arguments)
-    model = function(**arguments)
+    model = called("model", factory, function, arguments)
     if not isinstance(model, nn.Module):
         raise InputError(f"model.factory={factory}: returned a {type(model).__name__}; it must return an nn.Module")
     return model

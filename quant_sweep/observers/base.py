@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,7 +15,12 @@ class Observer(ABC):
     """A pure function from a summary and a grid to a range; subclasses are frozen dataclasses of its parameters.
 
     To add one: a final subclass in a file of its own, its name in `observers/__init__.py`, a yaml in `conf/observer/`.
+
+    Attributes:
+        between_batches: the parameters that say how batches are averaged, and mean nothing where there is one.
     """
+
+    between_batches: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ Of more than 64 batches the last 64 count: with momentum 0.1 those before them w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class FakeHist(Observer):
         InputError: percentile is not in (50, 100], momentum not in (0, 1].
     """
 
+    between_batches: ClassVar = ("momentum",)
     percentile: float = 99.99
     momentum: float = 0.1
 

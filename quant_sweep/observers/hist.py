@@ -13,7 +13,7 @@ the scale by well under 1 % unless the error is flat around its minimum.
 The original study describes this search. Its code does two things more, which are options here: it tells the search
 that the grid has as many cells as a code has bits (`dst_bins=bits`), and after every batch it takes the found range and
 what was seen together (`merge_with_minmax`). A found range lies inside what was seen, so that the code's "hist" is the
-full range whatever the search finds, and the search need not be made.
+full range whatever the search finds, and the search need not be made: the second option excludes the first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Hist(Observer):
         merge_with_minmax: widen the found range to all that was seen, as the original study's code.
 
     Raises:
-        InputError: dst_bins is below 2 or another word; merge_with_minmax is neither true nor false.
+        InputError: dst_bins is below 2 or another word; merge_with_minmax is neither true nor false, or makes dst_bins
+            meaningless.
     """
 
     dst_bins: int | str | None = None
@@ -56,10 +57,12 @@ class Hist(Observer):
 
     def __post_init__(self) -> None:
         bins = self.dst_bins
-        if not (bins is None or bins == "bits" or (isinstance(bins, int) and bins >= 2)):
+        if not (bins is None or bins == "bits" or (isinstance(bins, int) and not isinstance(bins, bool) and bins >= 2)):
             raise InputError(f"dst_bins={bins}: allowed are whole numbers from 2, null for 2**bits, or bits")
         if not isinstance(self.merge_with_minmax, bool):  # the text "off" would count as true
             raise InputError(f"merge_with_minmax={self.merge_with_minmax!r}: allowed are true and false")
+        if self.merge_with_minmax and bins is not None:
+            raise InputError(f"dst_bins={bins}: merge_with_minmax=true takes all that was seen, whatever is searched")
 
     def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         histogram = summary.total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class MovingAverage(Observer):
     Source: Jacob et al. 2018, section 3.1.
     """
 
+    between_batches: ClassVar = ("averaging_constant",)
     averaging_constant: float = 0.01
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from quant_sweep.report.document import Document
 from quant_sweep.report.figures import png
 from quant_sweep.report.markdown import markdown
 from quant_sweep.report.page import page, pivot_csv, points_csv
-from quant_sweep.report.points import Bits, Point, read_points
+from quant_sweep.report.points import Bits, Point, read_points, usable
 from quant_sweep.report.sections import split
 from quant_sweep.runtime.atomic_file import replacing
 
@@ -46,9 +46,11 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
     Raises:
         InputError: `folder` cannot be written.
     """
-    points = sorted(read_points(runs, "point"), key=_order)
-    sections = split(points, read_points(runs, "float"))
-    document = page(sections, points)
+    found, unusable = usable(read_points(runs, "point"))
+    floats, _ = usable(read_points(runs, "float"), widths=False)
+    points = sorted(found, key=_order)
+    sections = split(points, floats)
+    document = page(sections, points, unusable)
     contents = document_files(document, "report.md")
     if points:
         contents["points.csv"] = points_csv(points).encode()

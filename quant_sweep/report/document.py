@@ -12,6 +12,8 @@ from typing import Literal, final
 
 from matplotlib.figure import Figure
 
+from quant_sweep.errors import printable
+
 Style = Literal["plain", "code", "strong", "emphasis"]
 
 _CODE = r"`(?P<code>[^`]*)`"
@@ -103,11 +105,12 @@ class Document:
 
 
 def spans(text: str, code_only: bool = False) -> Iterator[tuple[str, Style]]:
-    """The parts of a text, each with its style.
+    """The parts of a text, each with its style; control characters are shown, not sent.
 
     Args:
         code_only: asterisks are characters like others, as in headings and cells.
     """
+    text = printable(text)
     end = 0
     for match in (_CODE_ONLY if code_only else _INLINE).finditer(text):
         if match.start() > end:

@@ -12,9 +12,16 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from quant_sweep.errors import printable
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v")  # 7 and 5 share no factor: 35 lines look different
 GREY = "#5f5f5f"
+
+
+def plain_text(text: str) -> str:
+    """`text` as a figure shows it: no control characters, no formula between dollar signs."""
+    return printable(text).replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:

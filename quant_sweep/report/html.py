@@ -9,6 +9,7 @@ from itertools import groupby
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from quant_sweep.errors import printable
 from quant_sweep.report.document import Block, Document, Heading, Picture, Table, spans
 from quant_sweep.report.figures import svg
 
@@ -22,6 +23,7 @@ def html(document: Document) -> str:
     )
     environment.filters |= {
         "inline": _inline,
+        "shown": printable,
         "cell": lambda text: _inline(text, code_only=True),
         "kind": lambda block: type(block).__name__,
         "classes": _classes,

@@ -13,9 +13,12 @@ NOTE = (
 )
 
 
+_MEASURED = ("simulate_images", "simulate_agreement", "simulate_largest_lsb", "simulate_differing_codes")
+
+
 def agreement_rows(points: Sequence[Point]) -> list[dict[str, str]]:
     """One row per model, data and bit width of what finished on integer kernels, widest first; the worst of each."""
-    measured = [p for p in points if p.status == "finished" and "simulate_agreement" in p.metrics]
+    measured = [p for p in points if p.status == "finished" and set(_MEASURED) <= set(p.metrics)]
     groups: dict[tuple[str, str, Bits], list[dict[str, float]]] = {}
     for point in measured:
         subject = (point.params.get("model", "model"), point.params.get("data", "data"), Bits.of(point.params))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tabulate import tabulate
 
 from quant_sweep.report.document import Block, Chain, Document, Heading, Items, Paragraph, Picture, Table, spans
+from quant_sweep.report.escape import markdown_plain
 
 
 def markdown(document: Document, pictures: bool = True) -> str:
@@ -15,7 +16,7 @@ def markdown(document: Document, pictures: bool = True) -> str:
     Args:
         pictures: whether to link those that have a file; the others are left out.
     """
-    parts = [f"# {document.title}"]
+    parts = [f"# {_inline(document.title)}"]
     for block in document.blocks:
         if not isinstance(block, Picture) or (pictures and block.file is not None):
             parts.append(_rendered(block))
@@ -25,17 +26,29 @@ def markdown(document: Document, pictures: bool = True) -> str:
 def _rendered(block: Block) -> str:
     match block:
         case Heading():
-            return f"{'#' * block.level} {block.text}"
+            return f"{'#' * block.level} {_inline(block.text)}"
         case Paragraph():
-            return block.text
+            return _inline(block.text)
         case Items():
-            return "\n".join(f"- {text}" for text in block.texts)
+            return "\n".join(f"- {_inline(text)}" for text in block.texts)
         case Table():
             return _table(block)
         case Chain():
-            return " → ".join(f"**{title}** ({'; '.join(lines)})" for title, *lines in block.boxes)
+            boxes = ([_inline(line) for line in box] for box in block.boxes)
+            return " → ".join(f"**{title}** ({'; '.join(lines)})" for title, *lines in boxes)
         case Picture():
-            return f"![{block.alt}]({block.file})"
+            return f"![{_inline(block.alt)}]({block.file})"
+
+
+_MARKS = {"plain": "", "code": "`", "strong": "**", "emphasis": "*"}
+
+
+def _inline(text: str) -> str:
+    """A text with its styles, and nothing else that Markdown would act on."""
+    return "".join(
+        f"{_MARKS[style]}{part if style == 'code' else markdown_plain(part)}{_MARKS[style]}"
+        for part, style in spans(text)
+    )
 
 
 def _table(table: Table) -> str:
@@ -53,4 +66,4 @@ def _escaped(text: str) -> Iterator[str]:
     """Without what would end a cell or begin a style; in code only the first means something."""
     for part, style in spans(text, code_only=True):
         safe = part.replace("|", "\\|")
-        yield f"`{safe}`" if style == "code" else safe.replace("*", "\\*")
+        yield f"`{safe}`" if style == "code" else markdown_plain(safe).replace("*", "\\*")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from quant_sweep.report.answer import fewest_bits, short_result, subjects
 from quant_sweep.report.document import Block, Document, Heading, Items, Paragraph, Picture, Table
+from quant_sweep.report.escape import code, csv_safe
 from quant_sweep.report.kernels import NOTE, agreement_rows
 from quant_sweep.report.plots import accuracy_figure, heat_map
 from quant_sweep.report.points import Point
@@ -26,10 +27,15 @@ _NOTES = {
 }
 
 
-def page(sections: Sequence[Section], points: Sequence[Point]) -> Document:
-    """The whole report; its pictures have files."""
+def page(sections: Sequence[Section], points: Sequence[Point], unusable: Sequence[tuple[Point, str]] = ()) -> Document:
+    """The whole report; its pictures have files.
+
+    Args:
+        unusable: runs that are in no section, each with the reason.
+    """
     if not points:
-        return Document(_TITLE, (Paragraph("No points yet: no run of a sweep is in this experiment."),))
+        nothing = Paragraph("No points yet: no run of a sweep is in this experiment.")
+        return Document(_TITLE, (nothing, *_unusable(unusable)))
     observers = sorted({column for section in sections for column in section.columns})
     blocks: list[Block] = [
         *_study(points),
@@ -46,7 +52,7 @@ def page(sections: Sequence[Section], points: Sequence[Point]) -> Document:
         accuracy, heat = partial(accuracy_figure, section, observers), partial(heat_map, section)
         blocks.append(Picture("accuracy against bits", accuracy, f"accuracy_{section.slug}.png"))
         blocks.append(Picture("heat map", heat, f"heatmap_{section.slug}.png"))
-    return Document(_TITLE, (*blocks, *_kernels(points), *_errors(sections)))
+    return Document(_TITLE, (*blocks, *_kernels(points), *_errors(sections), *_unusable(unusable)))
 
 
 def pivot(section: Section) -> Table:
@@ -65,7 +71,7 @@ def pivot_csv(section: Section) -> str:
     for row in section.rows:
         cells = [section.cells[row, column] for column in section.columns]
         lines.append([str(row), *(f"{cell.accuracy.percent}" if cell.accuracy else cell.status for cell in cells)])
-    return pd.DataFrame(lines, columns=["bits", *section.columns]).to_csv(index=False)
+    return csv_safe(pd.DataFrame(lines, columns=["bits", *section.columns])).to_csv(index=False)
 
 
 def points_csv(points: Sequence[Point]) -> str:
@@ -81,7 +87,7 @@ def points_csv(points: Sequence[Point]) -> str:
         )
     frame = pd.DataFrame(rows)
     last = ["error", "run_id"]
-    return frame[[name for name in frame.columns if name not in last] + last].to_csv(index=False)
+    return csv_safe(frame[[name for name in frame.columns if name not in last] + last]).to_csv(index=False)
 
 
 def _measured(point: Point) -> dict[str, float]:
@@ -119,7 +125,7 @@ def _reading(sections: Sequence[Section]) -> Items:
 
 
 def _shared(points: Sequence[Point]) -> list[Block]:
-    named = [f"`{name}={value}`" for name, value in shared_params(points).items() if not is_axis(name)]
+    named = [code(f"{name}={value}") for name, value in shared_params(points).items() if not is_axis(name)]
     return [Paragraph(f"The same in all runs: {', '.join(named)}.")] if named else []
 
 
@@ -137,6 +143,15 @@ def _errors(sections: Sequence[Section]) -> list[Block]:
     )
     headers = ("section", "bits", "observer", "error")
     return [Heading("Errors"), Table(headers, rows, words=("observer", "error"))] if rows else []
+
+
+def _unusable(runs: Sequence[tuple[Point, str]]) -> list[Block]:
+    """Runs of the experiment that no sweep of ours has written, or that somebody changed."""
+    rows = tuple((point.run_id, why) for point, why in runs)
+    if not rows:
+        return []
+    text = "These runs are in the experiment, and no result can be read from them; they count nowhere above."
+    return [Heading("Unusable runs"), Paragraph(text), Table(("run", "why"), rows, words=("why",))]
 
 
 def _original(section: Section) -> list[str]:

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from quant_sweep.report.figures import COLOURS, GREY, MARKERS
+from quant_sweep.report.figures import COLOURS, GREY, MARKERS, plain_text
 from quant_sweep.report.points import Bits
 from quant_sweep.report.sections import Cell, Section
 
@@ -63,7 +63,7 @@ def heat_map(section: Section) -> Figure:
             _draw_cell(axes, x, y, section, section.cells[row, column], norm, column in section.best(row))
     axes.set_xlim(-0.5, len(section.columns) - 0.5)
     axes.set_ylim(len(section.rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(section.columns)), [name.replace(" ", "\n") for name in section.columns])
+    axes.set_xticks(range(len(section.columns)), [plain_text(name).replace(" ", "\n") for name in section.columns])
     axes.set_yticks(range(len(section.rows)), [_tick(row) for row in section.rows])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -79,7 +79,7 @@ def _line(axes: Axes, section: Section, column: str, shift: float, style: int) -
     colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     places = [(x + shift, section.cells[row, column].accuracy) for x, row in enumerate(section.rows)]
     line = [accuracy.percent if accuracy else float("nan") for _, accuracy in places]
-    label = column if any(accuracy for _, accuracy in places) else f"{column} (no result)"
+    label = plain_text(column if any(accuracy for _, accuracy in places) else f"{column} (no result)")
     axes.plot([x for x, _ in places], line, color=colour, marker=marker, label=label, **_LINE)
     measured = [(x, accuracy) for x, accuracy in places if accuracy]
     axes.vlines(
@@ -98,7 +98,7 @@ def _draw_cell(axes: Axes, x: int, y: int, section: Section, cell: Cell, norm: N
             Rectangle(corner, 0.96, 0.92, facecolor="#eeeeee", edgecolor="#c4c4c4", hatch="///", linewidth=0)
         )
         box = {"facecolor": "#eeeeee", "edgecolor": "none", "pad": 1.5}
-        axes.text(x, y, cell.status, ha="center", va="center", fontsize=8, color="#333333", bbox=box)
+        axes.text(x, y, plain_text(cell.status), ha="center", va="center", fontsize=8, color="#333333", bbox=box)
         return
     loss = _loss(section, cell)
     colour = colormaps["YlGnBu"](0.03 + 0.9 * float(norm(loss)))
@@ -122,5 +122,5 @@ def _tick(row: Bits) -> str:
 
 
 def _heading(section: Section) -> str:
-    name, _, setting = section.title.partition(": ")
+    name, _, setting = plain_text(section.title).partition(": ")
     return "\n".join([name, *textwrap.wrap(setting, 56, break_on_hyphens=False)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import NormalDist
 
 import pandas as pd
@@ -72,6 +72,8 @@ class Bits:
     def of(cls, params: dict[str, str]) -> Bits:
         """Read from `weight_bits` and `activation_bits`, or `bits` for both."""
         weight, activation = (int(params.get(f"{side}_bits") or params["bits"]) for side in ("weight", "activation"))
+        if min(weight, activation) < 1:
+            raise ValueError(f"{weight} and {activation} are no widths")
         return cls(weight + activation, weight, activation)
 
     def __str__(self) -> str:
@@ -116,6 +118,39 @@ def read_points(runs: pd.DataFrame, kind: str) -> list[Point]:
     return [chosen[key] for key in sorted(chosen)]
 
 
+def usable(points: Iterable[Point], widths: bool = True) -> tuple[list[Point], list[tuple[Point, str]]]:
+    """Points that can be shown, and those that cannot, each with the reason: others may have written to the store.
+
+    Args:
+        widths: whether a point must say how many bits it has.
+    """
+    kept, refused = [], []
+    for point in points:
+        why = _why_unusable(point, widths)
+        if why is None:
+            kept.append(point)
+        else:
+            refused.append((point, why))
+    return kept, refused
+
+
+def _why_unusable(point: Point, widths: bool) -> str | None:
+    if widths:
+        try:
+            Bits.of(point.params)
+        except (KeyError, ValueError):
+            given = {name: point.params.get(name) for name in ("bits", "weight_bits", "activation_bits")}
+            return "no bit widths: " + ", ".join(f"{name}={value}" for name, value in given.items())
+    images = point.metrics.get("test_images", 1.0)
+    if not (isfinite(images) and images >= 1 and images == int(images)):
+        return f"test_images={images:g}: no number of images"
+    for name in ("accuracy", "float_accuracy"):
+        percent = point.metrics.get(name, 0.0)
+        if not 0.0 <= percent <= 100.0:
+            return f"{name}={percent:g}: no percentage"
+    return None
+
+
 def newest(points: Iterable[Point]) -> Point:
     """The newest finished point; without a finished one, the newest."""
     return max(points, key=lambda point: (point.status == "finished", point.start_time, point.run_id))
@@ -134,7 +169,7 @@ def _point(record: dict[str, object]) -> Point:
         key=str(record["key"]),
         status=str(record["status"]),
         error=str(record["error"]),
-        start_time=int(str(record["start_time"])),
+        start_time=int(float(str(record["start_time"]))) if pd.notna(record["start_time"]) else 0,  # type: ignore[call-overload]
         params={name: str(value) for name, value in there("params.").items()},
         metrics={name: float(str(value)) for name, value in there("metrics.").items()},
         tags={name: str(value) for name, value in there("tags.").items()},

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from quant_sweep.report.build import Report, document_files, write_files
 from quant_sweep.report.document import Document, Heading, Paragraph, Picture, Table
-from quant_sweep.report.figures import COLOURS
+from quant_sweep.report.escape import csv_safe
+from quant_sweep.report.figures import COLOURS, plain_text
 
 _COLOURS = {"weight": COLOURS[0], "activation": COLOURS[1]}
 _LABELS = {"weight": "weight alone", "activation": "input alone"}
@@ -67,7 +68,7 @@ def build_sensitivity_report(table: SensitivityTable, folder: Path) -> Report:
     """
     document = sensitivity_page(table)
     contents = document_files(document, "sensitivity.md")
-    contents["sensitivity.csv"] = table.rows.to_csv(index=False).encode()
+    contents["sensitivity.csv"] = csv_safe(table.rows).to_csv(index=False).encode()
     return Report(document, folder, write_files(folder, contents))
 
 
@@ -104,10 +105,10 @@ def sensitivity_figure(table: SensitivityTable) -> Figure:
         _draw_panel(axes, shown, column)
         axes.set_xlabel(label)
     axes = figure.axes[0]
-    axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [plain_text(name) for name, _ in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     less = f"; the worst {len(shown)} of {len(lines)}" if len(shown) < len(lines) else ""
-    figure.suptitle(f"{table.title}\none layer quantized at a time, {table.scope}{less}", fontsize=10)
+    figure.suptitle(f"{plain_text(table.title)}\none layer quantized at a time, {table.scope}{less}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 

@@ -11,6 +11,7 @@ from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from quant_sweep.errors import printable
 from quant_sweep.report.document import Block, Chain, Document, Heading, Items, Paragraph, Picture, Table, spans
 from quant_sweep.report.markdown import markdown
 
@@ -22,7 +23,7 @@ def print_document(document: Document, console: Console) -> None:
     if not console.is_terminal:
         console.out(markdown(document, pictures=False), highlight=False)
         return
-    console.print(Rule(f"[bold]{escape(document.title)}"))
+    console.print(Rule(f"[bold]{escape(printable(document.title))}"))
     for block in document.blocks:
         if not isinstance(block, Picture):
             console.print(_rendered(block))
@@ -31,9 +32,9 @@ def print_document(document: Document, console: Console) -> None:
 def _rendered(block: Block) -> RenderableType:
     match block:
         case Heading(level=2):
-            return Padding(Rule(f"[bold]{escape(block.text)}", align="left"), (1, 0, 0, 0))
+            return Padding(Rule(f"[bold]{escape(printable(block.text))}", align="left"), (1, 0, 0, 0))
         case Heading():
-            return Text(f"\n{block.text}", style="bold")
+            return Text(f"\n{printable(block.text)}", style="bold")
         case Paragraph():
             return Group(_text(block.text), "")
         case Items():
@@ -41,9 +42,8 @@ def _rendered(block: Block) -> RenderableType:
         case Table():
             return _table(block)
         case Chain():
-            boxes = [
-                Panel("\n".join(escape(line) for line in lines), title=escape(title)) for title, *lines in block.boxes
-            ]
+            shown = ([escape(printable(line)) for line in box] for box in block.boxes)
+            boxes = [Panel("\n".join(lines), title=title) for title, *lines in shown]
             return Columns([piece for box in boxes for piece in (box, "\n\n→")][:-1])
         case Picture():
             raise TypeError("a terminal shows no pictures")

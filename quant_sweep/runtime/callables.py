@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,15 +22,17 @@ def imported(key: str, factory: str) -> Callable[..., Any]:
     Raises:
         InputError: it is not of that form, cannot be imported, or cannot be called.
     """
-    module_name, _, attribute = str(factory).partition(":")
-    if not module_name or not attribute:
+    if not isinstance(factory, str) or not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", factory):
         raise InputError(f"{key}={factory}: not of the form package.module:function")
+    module_name, _, attribute = factory.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
         for name in attribute.split("."):
             found = getattr(found, name)
+    except SystemExit as error:
+        raise InputError(f"{key}={factory}: its module called sys.exit({error.code}) on import") from error
     except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError(
             f"{key}={factory}: cannot be imported ({' '.join(str(error).split())}); "
@@ -48,19 +51,25 @@ def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Paramete
         return {}
 
 
-def check_call(key: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that a function does not take.
+def called(group: str, factory: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """What a function returns.
 
     Args:
-        key: what the person typed them for, such as `model.kwargs`.
-        name: of the function, as the person typed it.
+        group: the config group that it was typed for.
+        factory: the function, as the person typed it.
 
     Raises:
-        InputError: they do not fit its signature.
+        InputError: the arguments do not fit its signature, or it ends the program. What else it raises passes through.
     """
     try:
         inspect.signature(function).bind(**arguments)
     except ValueError:  # a builtin that does not tell
-        return
+        pass
     except TypeError as error:
-        raise InputError(f"{key}={dict(arguments)}: {name} {inspect.signature(function)}: {error}") from error
+        raise InputError(
+            f"{group}.kwargs={dict(arguments)}: {factory} {inspect.signature(function)}: {error}"
+        ) from error
+    try:
+        return function(**arguments)
+    except SystemExit as error:
+        raise InputError(f"{group}.factory={factory}: called sys.exit({error.code}) instead of returning") from error

@@ -1,4 +1,4 @@
-"""From config nodes to objects: the only place where a config names what is built.
+"""From config nodes to the data set, the model and the store that they name.
 
 Data set and model are built once per process and serve every point of a multirun that names them.
 """
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch import Tensor, nn
@@ -25,9 +23,10 @@ from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Captured, Fusion, Graph, Network, QuantGraph, capture_float, with_quantizers
 from quant_sweep.models import load_weights, read_checkpoint
+from quant_sweep.sweep.choices import build
+from quant_sweep.sweep.store import check_store
 from quant_sweep.tracking import Tracker
 
-_ALLOWED = "quant_sweep."
 _COMPARED = 4  # training images on which a model is compared with its graph
 
 
@@ -49,42 +48,6 @@ def _enum_value(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def build(group: str, node: Mapping[str, Any], **more: Any) -> Any:
-    """Call the node's `_target_` with its other values, except `name`.
-
-    Args:
-        group: the config group, for messages.
-        node: resolved.
-        more: further keyword arguments.
-
-    Raises:
-        InputError: the target is not of this package, or it refuses its values.
-    """
-    _check_target(group, str(node.get("_target_", "")))
-    arguments = {key: value for key, value in node.items() if key != "name"}
-    try:
-        return instantiate(arguments, **more, _convert_="all", _recursive_=False)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, TypeError) and group != "model":  # a user's own factory keeps its traceback
-            typed = " ".join(f"{group}.{key}={value}" for key, value in arguments.items() if key != "_target_")
-            raise InputError(f"{typed or group}: {error.__cause__}") from error.__cause__
-        if not isinstance(error.__cause__, InputError):
-            raise (error.__cause__ or error) from None
-        message = str(error.__cause__)
-        is_named = message.startswith((f"{group}.", f"{group}=")) or "=" not in message.split(":")[0]
-        raise InputError(message if is_named else f"{group}.{message}") from error.__cause__
-
-
-def _check_target(group: str, target: str) -> None:
-    """Refuse what is not defined in this package, were it only imported there: quant_sweep.x.os.system is os.system."""
-    try:
-        found = get_object(target) if target.startswith(_ALLOWED) else None
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{group}._target_={target!r}: {' '.join(str(error).split())}") from error
-    if not str(getattr(found, "__module__", "")).startswith(_ALLOWED):
-        raise InputError(f"{group}._target_={target!r}: a config builds {_ALLOWED}* only")
-
-
 def open_tracker(cfg: DictConfig) -> Tracker:
     """The store that `tracking` names.
 
@@ -92,18 +55,26 @@ def open_tracker(cfg: DictConfig) -> Tracker:
         InputError: it cannot be used; within seconds.
     """
     tracking = cfg.tracking
+    check_store(tracking, write=True)
     return Tracker.open(tracking.uri, tracking.experiment, Path(tracking.artifacts), Path(tracking.lock_dir))
 
 
 def load_data(node: Mapping[str, Any]) -> DataSet:
     """The data set that the resolved node of `data=` names."""
-    return _data_set(json.dumps(node, sort_keys=True))
+    data = _data_set(json.dumps(node, sort_keys=True))
+    if isinstance(data, InputError):
+        raise data
+    return data
 
 
 @functools.lru_cache(maxsize=1)
-def _data_set(node: str) -> DataSet:
+def _data_set(node: str) -> DataSet | InputError:
+    """What is wrong is kept like what is right: no job of a sweep decodes the same folder to find it again."""
     settings = json.loads(node)
-    data = build("data", settings, name=settings["name"])
+    try:
+        data = build("data", settings, name=settings["name"])
+    except InputError as error:
+        return error
     assert isinstance(data, DataSet)
     return data
 
@@ -135,11 +106,22 @@ def load_model(node: Mapping[str, Any], data: DataSet) -> LoadedModel:
         InputError: there is no checkpoint, or it does not fit; the model cannot be captured; or it does not return one
             number for each class.
     """
-    return _trained(json.dumps(node, sort_keys=True), data)
+    model = _trained(json.dumps(node, sort_keys=True), data)
+    if isinstance(model, InputError):
+        raise model
+    return model
 
 
 @functools.lru_cache(maxsize=1)
-def _trained(node: str, data: DataSet) -> LoadedModel:
+def _trained(node: str, data: DataSet) -> LoadedModel | InputError:
+    """As `_data_set`."""
+    try:
+        return _load_model(node, data)
+    except InputError as error:
+        return error
+
+
+def _load_model(node: str, data: DataSet) -> LoadedModel:
     settings = json.loads(node)
     checkpoint = settings["checkpoint"]
     if checkpoint is None and not brings_own_weights(settings):
@@ -147,15 +129,48 @@ def _trained(node: str, data: DataSet) -> LoadedModel:
             "model.checkpoint=null: nothing is said about the weights; give a file"
             + (", or model.weights=DEFAULT for torchvision's" if "weights" in settings else "")
         )
-    state = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
+    state = read_checkpoint(Path(checkpoint), settings.get("checkpoint_key")) if checkpoint is not None else {}
     module = new_model(settings, len(data.classes), data.channels).eval()
     if state:
-        load_weights(module, state, str(checkpoint))
+        load_weights(module, state, str(checkpoint), len(data.classes))
     _check_finite(settings["name"], module)
+    check_takes_images(settings["name"], module, data)
     captured = capture_float(module, data.normalize(data.train.images[:_COMPARED]))
     _check_classes(settings["name"], captured.outputs, len(data.classes))
     float32 = all(tensor.dtype == torch.float32 for tensor in module.parameters())
     return LoadedModel(module if float32 else Network(captured.graph), captured, graph_digest(captured.graph))
+
+
+# How torch tells that images and layers do not fit; anything else that a forward pass raises is a fault of its code.
+_MISFITS = (
+    *("Kernel size can't be greater", "smaller than the kernel size", "smaller than kernel size"),
+    *("channels, but got", "shapes cannot be multiplied", "Output size is too small", "Given input size"),
+    *(
+        "should be smaller than",
+        "less than the corresponding input dimension",
+        "Expected more than 1 value per channel",
+    ),
+)
+
+
+def check_takes_images(model: str, module: nn.Module, data: DataSet) -> None:
+    """Run a model on one image of the size and channels that it will see.
+
+    Raises:
+        InputError: a layer does not fit them.
+    """
+    image = data.normalize(data.train.images[:1])
+    try:
+        with torch.no_grad():
+            module(image.to(next((tensor.dtype for tensor in module.parameters()), image.dtype)))
+    except RuntimeError as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        if not any(words in str(error) for words in _MISFITS):
+            raise
+        shape = " x ".join(map(str, image.shape[1:]))
+        raise InputError(
+            f"model={model}: cannot take images of {shape} ({text}); choose another data.size, or data= of its kind"
+        ) from error
 
 
 def _check_classes(model: str, outputs: Any, classes: int) -> None:
@@ -185,7 +200,7 @@ def brings_own_weights(settings: Mapping[str, Any]) -> bool:
 
 def new_model(settings: Mapping[str, Any], num_classes: int, in_channels: int) -> nn.Module:
     """The architecture, with whatever weights its factory gives it."""
-    node = {key: value for key, value in settings.items() if key != "checkpoint"}
+    node = {key: value for key, value in settings.items() if key not in ("checkpoint", "checkpoint_key")}
     module = build("model", node, num_classes=num_classes, in_channels=in_channels)
     assert isinstance(module, nn.Module)
     return module

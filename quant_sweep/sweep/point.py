@@ -16,7 +16,11 @@ from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme
-from quant_sweep.sweep.build import build, plain, resolve_device
+from quant_sweep.sweep.build import plain, resolve_device
+from quant_sweep.sweep.check import check_averages, check_calibration, check_settings
+from quant_sweep.sweep.choices import build
+from quant_sweep.sweep.environment import as_written, from_environment
+from quant_sweep.sweep.kinds import is_whole
 
 # Config values that say where and how, not what: no params, and no part of the content key.
 _RIM = ("tracking", "outputs_dir", "cache_dir", "force", "batch_size", "device")
@@ -30,11 +34,13 @@ class Point:
 
     Attributes:
         settings: the whole config, resolved to plain values.
+        shown: the same as it may be recorded; what an environment variable decides is as it was typed.
         sequential: calibrate as the original study did, upstream already quantized.
         choice: the engine that `engine=auto` became, once it is settled.
     """
 
     settings: Mapping[str, Any]
+    shown: Mapping[str, Any]
     observer: Observer
     weight_observer: Observer
     scheme: Scheme
@@ -68,7 +74,7 @@ class Point:
 
     def params(self) -> dict[str, object]:
         """Every config axis by its name on the command line; `device` as it was resolved."""
-        axes = flat_params({key: value for key, value in self.settings.items() if key not in _RIM})
+        axes = flat_params({key: value for key, value in self.shown.items() if key not in _RIM})
         return axes | {"device": self.device.type}
 
     def tags(self) -> dict[str, str]:
@@ -106,13 +112,15 @@ def read_point(cfg: DictConfig) -> Point:
     """Build what the config names, and refuse what cannot be done, before any work.
 
     Raises:
-        InputError: a value cannot be used, or two of them exclude each other.
+        InputError: a value cannot be used, has no effect, or two of them exclude each other.
     """
+    written = from_environment(cfg)
     settings = plain(cfg)
-    _check_numbers(settings)
+    check_settings(settings)
     engine = build("engine", settings["engine"])
     point = Point(
         settings=settings,
+        shown=as_written(settings, written),
         observer=build("observer", settings["observer"]),
         weight_observer=build("weight_observer", settings["weight_observer"]),
         scheme=build("scheme", settings["scheme"]),
@@ -121,34 +129,15 @@ def read_point(cfg: DictConfig) -> Point:
         engine=engine,
         device=resolve_device(settings["device"], engine.devices),
     )
-    if point.update_batch_norm and point.fusion is not Fusion.none:
-        raise InputError(
-            f"calibration.update_batch_norm=true: fusion={point.fusion.value} folds BatchNorm away; use fusion=none"
-        )
-    if point.sequential and point.scheme.same_grid_around_relu:
-        raise InputError(
-            "scheme.same_grid_around_relu=true: calibration=sequential lays the grid before a ReLU before it knows "
-            "the one after it; use calibration=one_pass"
-        )
+    check_calibration(point.sequential, point.update_batch_norm, point.scheme.same_grid_around_relu, point.fusion)
     if isinstance(engine, Flow):
         _check_flow(engine, point)
+    calibration = settings["calibration"]
+    one_batch = is_whole(calibration["images"], 2, calibration["batch_size"])
+    one = f"calibration.images={calibration['images']} are one batch of calibration.batch_size"
+    check_averages("observer", point.observer, one_batch, one)
+    check_averages("weight_observer", point.weight_observer, True, "since a weight is seen once")
     return point
-
-
-def _check_numbers(settings: Mapping[str, Any]) -> None:
-    for name, bits in settings["overrides"].items():
-        try:
-            QuantSpec(bits)
-        except InputError as error:
-            raise InputError(f"overrides.{name}={str(error).removeprefix('bits=')}") from error
-    for name in ("augment", "update_batch_norm"):
-        value = settings["calibration"].get(name, False)
-        if not isinstance(value, bool):
-            raise InputError(f"calibration.{name}={value!r}: allowed are true and false")
-    sizes = {"batch_size": settings["batch_size"], "calibration.batch_size": settings["calibration"]["batch_size"]}
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise InputError(f"{name}={size!r}: allowed are whole numbers from 1")
 
 
 def _check_flow(flow: Flow, point: Point) -> None:
@@ -163,11 +152,18 @@ def _check_flow(flow: Flow, point: Point) -> None:
         "scheme": (settings["scheme"]["name"], point.scheme == AFFINE),
         "weight_observer": (settings["weight_observer"]["name"], point.weight_observer == MinMax()),
         "calibration": (settings["calibration"]["name"], not point.sequential),
+        **_changed_parameters(settings["observer"], point.observer),
     }
     for key, (value, follows) in ignored.items():
         if not follows:
             raise InputError(
                 f"{key}={value}: engine={settings['engine']['name']} has its own flow; it takes only bits={flow.bits} "
-                "fusion=conv_bn_relu scheme=affine weight_observer=minmax calibration=one_pass"
+                "fusion=conv_bn_relu scheme=affine weight_observer=minmax calibration=one_pass, and observers unchanged"
             )
     flow.check(settings["observer"]["name"])
+
+
+def _changed_parameters(node: Mapping[str, Any], observer: Observer) -> dict[str, tuple[object, bool]]:
+    """The parameters of an observer by their keys: the value, and whether it is the default."""
+    default = vars(type(observer)())
+    return {f"observer.{key}": (node[key], value == default[key]) for key, value in vars(observer).items()}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.data import CalibrationImages, DataSet, draw_calibration_images
-from quant_sweep.graph import QuantGraph
+from quant_sweep.engines import Engine
+from quant_sweep.errors import InputError
+from quant_sweep.graph import QuantGraph, after_clamp
 from quant_sweep.quantization.scheme import assign_specs
 from quant_sweep.sweep.build import LoadedModel, load_data, load_model
 from quant_sweep.sweep.point import Point
@@ -50,6 +52,13 @@ def prepare(point: Point) -> Prepared:
     model = load_model(settings["model"], data)
     graph = model.graph(point.fusion)
     specs = assign_specs(graph, point.scheme, point.widths)
+    if point.scheme.same_grid_around_relu and not after_clamp(graph):
+        raise InputError(
+            f"scheme.same_grid_around_relu=true: with fusion={point.fusion.value} no tensor of this model is rounded "
+            "before and after a ReLU; use fusion=bn or none, or leave it out"
+        )
+    if isinstance(point.engine, Engine):
+        point.engine.check(graph, specs)
     wanted = settings["calibration"]
     images = draw_calibration_images(data, wanted["images"], wanted["batch_size"], settings["seed"], wanted["augment"])
     return Prepared(point.settled(graph, specs), data, model, graph, specs, images)

@@ -14,6 +14,7 @@ from quant_sweep.evaluation.evaluate import Evaluation
 from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabytes
 from quant_sweep.evaluation.qparams_table import qparams_table
 from quant_sweep.graph import QuantGraph
+from quant_sweep.report.escape import csv_safe
 from quant_sweep.sweep.quantize_model import QuantizedModel
 from quant_sweep.tracking import FinishedRun, Recorder, Tracker
 
@@ -64,7 +65,8 @@ def record_result(
             metrics[f"scale/{name}"] = grid.scale.item()
             metrics[f"zero_point/{name}"] = grid.zero_point.item()
     record.metrics(metrics)
-    record.table(qparams_table(quantized.graph, quantized.qparams, quantized.summaries), "qparams.csv")
+    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries)
+    record.table(csv_safe(table), "qparams.csv")
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
 
 

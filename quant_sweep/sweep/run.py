@@ -9,11 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from quant_sweep.engines import Flow, Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes
-from quant_sweep.errors import InputError
+from quant_sweep.errors import InputError, printable
 from quant_sweep.evaluation.agreement import compare_some_images
 from quant_sweep.evaluation.evaluate import Evaluation, evaluate
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
+from quant_sweep.sweep.doubts import doubts, is_chance, say_once
 from quant_sweep.sweep.point import read_point
 from quant_sweep.sweep.prepare import Prepared, prepare
 from quant_sweep.sweep.quantize_model import QuantizedModel, quantize_model
@@ -38,7 +39,7 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     prepared = prepare(point)
     point = prepared.point
     if prepared.graph.float_weights and not isinstance(point.engine, Flow):
-        log.info("%s: weights that stay in float: %s", point, ", ".join(prepared.graph.float_weights))
+        log.info("%s: weights that stay in float: %s", point, printable(", ".join(prepared.graph.float_weights)))
     key = content_key(prepared.contents())
     with tracker.lock(key):
         finished = tracker.find_finished(key)
@@ -46,12 +47,19 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             accuracy = finished.metrics["accuracy"]
             log.info("%s: accuracy %.2f (skipped: same key finished as run %s)", point, accuracy, finished.run_id)
             return
+        for doubt in doubts(point.settings):
+            say_once(doubt)
         baseline = _float_baseline(tracker, prepared)
+        if is_chance(baseline, len(prepared.data.classes)):
+            say_once(
+                f"model={point.settings['model']['name']}: the float accuracy {baseline.accuracy:.2f} is what guessing "
+                "reaches; check model.checkpoint, data.mean, data.std and the order of the classes"
+            )
         parent = tracker.sweep(sweep) if sweep else None
         with tracker.record(
             kind="point", key=key, name=str(point), params=point.params(), parent=parent, tags=point.tags()
         ) as record:
-            record.text(OmegaConf.to_yaml(dict(point.settings)), "config.yaml")
+            record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
             if not isinstance(point.engine, Flow):
                 record_float_weights(record, prepared.graph)
             quantized = _believed(record, quantize_model(prepared), prepared)

@@ -69,8 +69,8 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
         (["experiment=x"], "experiment=x: there is none; allowed are cifar10, original, "),
         (["fusion=x"], "fusion=x: Invalid value 'x', expected one of [none, bn, conv_bn_relu]"),
         (["device=gpu"], "device=gpu: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
-        (["force=maybe"], "force=maybe: Value 'maybe' is not a valid bool"),
-        (["seed=x"], "seed=x: "),
+        (["force=maybe"], "force='maybe': allowed are true and false"),
+        (["seed=x"], "seed='x': allowed are whole numbers from 0 to 4294967295"),
         (["batch_size=0"], "batch_size=0: allowed are whole numbers from 1"),
         (["overrides=5"], "overrides=5: "),
         (["overrides={input: 1}"], f"overrides.input=1: {BITS}"),
@@ -82,7 +82,7 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
         ),
         (["observer=fake_hist", "observer.percentile=101"], "observer.percentile=101: allowed are values above 50, up"),
         (["observer=fake_hist", "observer.percentile=nan"], "observer.percentile=nan: allowed are values above 50, up"),
-        (["observer=fake_hist", "observer.percentile=x"], "observer.percentile=x observer.momentum=0.1: "),
+        (["observer=fake_hist", "observer.percentile=x"], "observer.percentile='x': allowed is a number"),
         (
             ["scheme.same_grid_around_relu=true", "calibration=sequential", "fusion=bn"],
             "scheme.same_grid_around_relu=true: calibration=sequential lays the grid before a ReLU before it knows",
@@ -183,7 +183,7 @@ def bad_checkpoint(kind: str, folder: Path) -> Path:
         ("code", "is not opened, since that can run code"),
         ("code without torch", "is not opened, since that can run code"),
         ("architecture", "does not fit CifarResNet: 0 missing; "),
-        ("classes", "2 mis-shaped (linear.weight is (7, 64) float, must be (10, 64) float, "),
+        ("classes", "has 7 outputs, the images have 10 classes; choose the data that it was trained on"),
         ("nan", "layer1.0.conv1.weight holds 1 NaN or infinite values"),
     ],
 )

@@ -133,6 +133,18 @@ def test_multirun_then_again_then_forced(store: Workspace, sweeping: Arguments) 
     pd.testing.assert_frame_equal(comparable(store.report("points.csv", "grid")), table)
 
 
+def test_any_folder_and_any_name_of_an_experiment(store: Workspace, sweeping: Arguments) -> None:
+    outcome = store.type(
+        "quant-sweep", "-m", *sweeping("tracking.experiment=../../x", "bits=8"), "hydra.sweep.dir=.", "seed=1,2"
+    )
+    assert outcome.code == 0, outcome.err
+    (parent,) = store.runs("sweep", "../../x").to_dict("records")
+    assert set(store.runs(experiment="../../x")["parent"]) == {parent["run_id"]}
+    reports = {path.name for path in (store.folder / "outputs" / "report").iterdir()}
+    assert any(name.endswith("x_9cdf6a50") for name in reports)
+    assert not (store.folder.parent / "x").exists()
+
+
 def test_a_failing_job_leaves_the_others_done(store: Workspace, sweeping: Arguments) -> None:
     """builtin has no 4 bits."""
     common = sweeping("tracking.experiment=failing", "observer=minmax")

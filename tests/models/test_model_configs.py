@@ -17,6 +17,7 @@ def test_yaml_builds_a_model_that_its_seed_determines(path: Path) -> None:
     values = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(values, dict)
     name, checkpoint, factory = values.pop("name"), values.pop("checkpoint"), get_method(values.pop("_target_"))
+    assert values.pop("checkpoint_key") is None
     assert checkpoint in (f"o/train/{name}-d/best.safetensors", None)
     models = []
     for _ in range(2):
@@ -27,5 +28,5 @@ def test_yaml_builds_a_model_that_its_seed_determines(path: Path) -> None:
 
 def test_custom_yaml_has_the_arguments_of_its_factory() -> None:
     config = OmegaConf.load(next(p for p in CONFIGS if p.stem == "custom"))
-    assert set(config) == {"_target_", "name", "factory", "kwargs", "checkpoint"}
+    assert set(config) == {"_target_", "name", "factory", "kwargs", "checkpoint", "checkpoint_key"}
     assert OmegaConf.missing_keys(config) == {"factory"}

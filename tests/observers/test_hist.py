@@ -146,7 +146,7 @@ def test_merged_is_what_the_studys_code_does_batch_by_batch(name: str, bits: int
         low, high = torch.minimum(low, batch.min()), torch.maximum(high, batch.max())
         found_low, found_high = Hist(dst_bins="bits").range(summarize(batch), spec(bits))
         low, high = torch.minimum(low, found_low[0]), torch.maximum(high, found_high[0])
-    lo, hi = Hist(dst_bins="bits", merge_with_minmax=True).range(summarize(torch.cat(batches)), spec(bits))
+    lo, hi = Hist(merge_with_minmax=True).range(summarize(torch.cat(batches)), spec(bits))
     assert (lo[0], hi[0]) == (low, high)
 
 
@@ -168,3 +168,8 @@ def test_bad_dst_bins(value: int | str) -> None:
 def test_bad_merge() -> None:
     with pytest.raises(InputError, match=r"^merge_with_minmax='off': allowed are true and false"):
         Hist(merge_with_minmax="off")
+
+
+def test_cells_say_nothing_about_a_range_that_is_widened_again() -> None:
+    with pytest.raises(InputError, match=r"^dst_bins=bits: merge_with_minmax=true takes all that was seen"):
+        Hist(dst_bins="bits", merge_with_minmax=True)

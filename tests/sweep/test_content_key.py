@@ -69,7 +69,6 @@ def key_of(tmp_path_factory: pytest.TempPathFactory) -> KeyOf:
         "scheme=symmetric",
         "scheme.weight_narrow_range=false",
         "scheme.activation_narrow_range=true",
-        "scheme.same_grid_around_relu=true",
         "calibration=sequential",
         "calibration.images=65",
         "calibration.batch_size=32",
@@ -88,7 +87,11 @@ def test_what_decides_a_number_changes_the_key(key_of: KeyOf, override: str) -> 
     ("one", "other"),
     [
         (["observer=fake_hist"], ["observer=fake_hist", "observer.percentile=99.9"]),
-        (["observer=fake_hist"], ["observer=fake_hist", "observer.momentum=0.2"]),
+        (
+            ["observer=fake_hist", "calibration.batch_size=32"],
+            ["observer=fake_hist", "calibration.batch_size=32", "observer.momentum=0.2"],
+        ),
+        (["fusion=bn"], ["fusion=bn", "scheme.same_grid_around_relu=true"]),
         (["observer=hist"], ["observer=hist", "observer.dst_bins=256"]),
         (["observer=hist"], ["observer=hist", "observer.merge_with_minmax=true"]),
         (["calibration.augment=true"], ["calibration.augment=true", "seed=1"]),

@@ -58,3 +58,28 @@ def test_contents_hold_digests_instead_of_what_they_stand_for(prepared: Prepare)
 def test_too_many_images_are_refused(prepared: Prepare) -> None:
     with pytest.raises(InputError, match=r"calibration\.images=5000"):
         prepared("calibration.images=5000")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["engine=int8", "bits=9"], r"^engine=int8: input has 9 bits, allowed are 2 to 8"),
+        (["engine=int8", "overrides={input: 16}"], r"^engine=int8: input has 16 bits"),
+        (["engine=integer", "bits=9"], r"^engine=integer: input has 9 bits"),
+        (["engine=integer", "fusion=none"], r"^engine=integer: .* is computed in float; use fusion=bn"),
+        (["scheme.same_grid_around_relu=true"], r"^scheme\.same_grid_around_relu=true: with fusion=conv_bn_relu"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_computed_is_refused_before_any_calibration(
+    prepared: Prepare, overrides: list[str], line: str
+) -> None:
+    with pytest.raises(InputError, match=line):
+        prepared(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["engine=integer"], ["engine=integer", "fusion=bn"], ["engine=integer", "bits=2"]]
+)
+def test_what_can_be_computed_is_not(prepared: Prepare, overrides: list[str]) -> None:
+    prepared(*overrides)

@@ -13,12 +13,13 @@ Source: Jacob et al. 2018, arXiv:1712.05877, section 2.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.base import Engine
 from quant_sweep.engines.integer.elementwise import average_kernel, lookup_kernel, move_kernel, sum_kernel
 from quant_sweep.engines.integer.layers import Logits, layer_kernel, pad_with
@@ -58,16 +59,37 @@ _IMAGES_AT_ONCE = 32  # int64 intermediates of more would leave the cache
 class Integer(Engine):
     """Integer-only arithmetic."""
 
+    def check(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> None:
+        reason = why_unsupported(graph, specs)
+        if reason is not None:
+            raise InputError(f"engine=integer: {reason}; use engine=simulate")
+        _lowered(graph, {name: _unit_grid(spec) for name, spec in specs.items()})
+
     def build(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> IntegerOnlyNetwork:
         reason = why_unsupported(graph, {name: qparams[name].spec for name in graph.names if name in qparams})
         if reason is not None:
             raise InputError(f"engine=integer: {reason}; use engine=simulate")
         check_weights("integer", graph, qparams)
-        lowered = lower(graph, qparams)
-        check_layers("integer", graph, qparams, lowered)
-        _check_integer_only(graph, lowered)
+        lowered = _lowered(graph, qparams)
         with torch.no_grad():
             return IntegerOnlyNetwork(lowered, graph.graph.constants, qparams)
+
+
+def _unit_grid(spec: QuantSpec) -> QParams:
+    """A grid of steps of 1, for what depends on its kind alone."""
+    return QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), replace(spec, channel_axis=None))
+
+
+def _lowered(graph: QuantGraph, qparams: Mapping[str, QParams]) -> Lowered:
+    """The steps of `graph`, all of them in integers.
+
+    Raises:
+        InputError: one is not.
+    """
+    lowered = lower(graph, qparams)
+    check_layers("integer", graph, qparams, lowered)
+    _check_integer_only(graph, lowered)
+    return lowered
 
 
 @final

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.lowering import bounds
+from quant_sweep.errors import NotFiniteError
 
 TOP = 255  # of uint8
 
@@ -53,11 +54,11 @@ class Placed:
         """Stored codes of float values, rounded as `affine.quantize` rounds; uint8, channels last.
 
         Raises:
-            FloatingPointError: x holds NaN, which no code can stand for.
+            NotFiniteError: x holds NaN, which no code can stand for.
         """
         u = channels_last(x).div(self.scale).round_().add_(self.zero).clamp_(self.lowest, self.highest)
         if bool(u.sum().isnan()):
-            raise FloatingPointError("engine=int8: a tensor that is to be quantized holds NaN")
+            raise NotFiniteError("engine=int8: a tensor that is to be quantized holds NaN; check model.checkpoint")
         return u.to(torch.uint8)
 
     def take(self, u: Tensor) -> Tensor:
