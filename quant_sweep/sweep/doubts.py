@@ -26,7 +26,7 @@ def say_once(text: str) -> None:
 
 def doubts(settings: Mapping[str, Any]) -> Iterator[str]:
     """What is doubtful in the settings of a run, `key=value: why`."""
-    std = settings["data"].get("std", ())
+    std = settings["data"].get("std") or ()
     if any(value < _LEAST_STD for value in std):
         shown = ",".join(f"{value:g}" for value in std)
         yield f"data.std=[{shown}]: below {_LEAST_STD:g}; the std of pixel values in [0, 1] is mostly 0.1 to 0.4"
