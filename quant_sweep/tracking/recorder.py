@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from quant_sweep.tracking.failures import keeping, using
+
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.tracking import MlflowClient
@@ -62,8 +64,9 @@ class Recorder:
             raise ValueError(f"metrics must be finite, but {', '.join(f'{k} is {v}' for k, v in bad.items())}")
         now = int(time.time() * 1000)
         entries = [Metric(names[name], float(value), now, step or 0) for name, value in values.items()]
-        for start in range(0, len(entries), _BATCH):
-            self._client.log_batch(self.run_id, metrics=entries[start : start + _BATCH])
+        with using(self._client):
+            for start in range(0, len(entries), _BATCH):
+                self._client.log_batch(self.run_id, metrics=entries[start : start + _BATCH])
 
     def params(self, values: Mapping[str, object]) -> None:
         """Log all of `values` as text; one over MLflow's limit becomes a digest and is kept whole in an artifact."""
@@ -73,14 +76,16 @@ class Recorder:
         texts = {names[name]: str(value) for name, value in values.items()}
         long = {name: text for name, text in texts.items() if len(text) > _LONGEST_PARAM}
         entries = [Param(name, _digest(text) if name in long else text) for name, text in texts.items()]
-        for start in range(0, len(entries), _PARAM_BATCH):
-            self._client.log_batch(self.run_id, params=entries[start : start + _PARAM_BATCH])
+        with using(self._client):
+            for start in range(0, len(entries), _PARAM_BATCH):
+                self._client.log_batch(self.run_id, params=entries[start : start + _PARAM_BATCH])
         if long:
             self.text(json.dumps(long, indent=2, sort_keys=True), LONG_PARAMS)
 
     def tag(self, name: str, value: str) -> None:
         """Remember a word about the run."""
-        self._client.set_tag(self.run_id, name, value)
+        with using(self._client):
+            self._client.set_tag(self.run_id, name, value)
 
     def table(self, frame: pd.DataFrame, path: str) -> None:
         """Keep `frame` as a CSV artifact, without its index; floats keep every digit."""
@@ -96,7 +101,7 @@ class Recorder:
         self._bytes(text.encode(), path)
 
     def _bytes(self, content: bytes, path: str) -> None:
-        with TemporaryDirectory() as folder:
+        with keeping(path), TemporaryDirectory() as folder:
             file = Path(folder) / PurePosixPath(path).name
             file.write_bytes(content)
             self.file(file, path)
@@ -107,7 +112,8 @@ class Recorder:
         if target.name != source.name:
             raise ValueError(f"artifact {path!r} must end in the file's own name, {source.name!r}")
         parent = None if target.parent == PurePosixPath(".") else str(target.parent)
-        self._client.log_artifact(self.run_id, str(source), parent)
+        with using(self._client), keeping(path):
+            self._client.log_artifact(self.run_id, str(source), parent)
 
 
 def _digest(text: str) -> str:

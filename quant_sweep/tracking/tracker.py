@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
+from quant_sweep.tracking.failures import keeping, one_line, using
 from quant_sweep.tracking.recorder import Recorder
 from quant_sweep.tracking.store import absolute_uri, make_folder, open_existing, open_store
 
@@ -77,7 +78,8 @@ class Tracker:
     def find_finished(self, key: str) -> FinishedRun | None:
         """The newest run of `key` whose completion mark is there."""
         query = f"tags.`{_KEY}` = '{_checked(key)}' and tags.`{_MARK}` = 'true'"
-        found = self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"], max_results=1)
+        with using(self.client):
+            found = self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"], max_results=1)
         if not found:
             return None
         run = found[0]
@@ -124,7 +126,7 @@ class Tracker:
         """
         self._close_left_open(key)
         all_tags = {**(tags or {}), _KEY: key, _KIND: kind} | ({_PARENT: parent} if parent else {})
-        run_id = str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+        run_id = self._create_run(name, all_tags)
         try:
             recorder = Recorder(self.client, run_id)
             recorder.params(params)
@@ -140,8 +142,7 @@ class Tracker:
             found = self._find_sweep(name)
             if found is not None:
                 return found
-            tags = {_KEY: name, _KIND: "sweep"}
-            return str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
+            return self._create_run(name, {_KEY: name, _KIND: "sweep"})
 
     def finish_sweep(self, name: str) -> None:
         """Close the parent of a multirun, its jobs failed or not. A multirun that had nothing to do has none."""
@@ -151,20 +152,27 @@ class Tracker:
 
     def _find_sweep(self, name: str) -> str | None:
         query = f"tags.`{_KEY}` = '{_checked(name)}' and tags.`{_KIND}` = 'sweep'"
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        with using(self.client):
+            found = self.client.search_runs([self.experiment_id], query, max_results=1)
         return str(found[0].info.run_id) if found else None
 
     def load_artifact(self, run_id: str, path: str) -> Path:
         """A local file with the artifact `path`: the stored file, or a temporary copy of a server's. Do not write."""
-        return Path(self.client.download_artifacts(run_id, path))
+        with using(self.client), keeping(path):
+            return Path(self.client.download_artifacts(run_id, path))
 
     def runs(self) -> pd.DataFrame:
         """Every run of the experiment; see `read_runs`."""
         return _frame(self.client, self.experiment_id)
 
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        with using(self.client):
+            return str(self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id)
+
     def _finish(self, run_id: str) -> None:
-        self.client.set_terminated(run_id, "FINISHED")
-        self.client.set_tag(run_id, _MARK, "true")
+        with using(self.client):
+            self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_tag(run_id, _MARK, "true")
 
     def _end(self, run_id: str, status: str, error: BaseException) -> None:
         """Note why a run ended. If even that fails, the error of the work is the one to see."""
@@ -172,14 +180,15 @@ class Tracker:
         try:
             self.client.set_tag(run_id, _ERROR, f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR])
             self.client.set_terminated(run_id, status)
-        except Exception:
-            _log.warning("run %s could not be set to %s", run_id, status, exc_info=True)
+        except Exception as failure:
+            _log.warning("run %s could not be set to %s: %s", run_id, status, one_line(failure))
 
     def _close_left_open(self, key: str) -> None:
         query = f"tags.`{_KEY}` = '{_checked(key)}'"
         for run in list(_search(self.client, self.experiment_id, query)):
             if _status(run) == "running":
-                self.client.set_terminated(run.info.run_id, "KILLED")
+                with using(self.client):
+                    self.client.set_terminated(run.info.run_id, "KILLED")
 
 
 def read_runs(uri: str, experiment: str) -> pd.DataFrame:
@@ -232,7 +241,8 @@ def _status(run: Run) -> Status:
 def _search(client: MlflowClient, experiment_id: str, query: str = "") -> Iterator[Run]:
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], query, max_results=_PAGE, page_token=token)
+        with using(client):
+            page = client.search_runs([experiment_id], query, max_results=_PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:
