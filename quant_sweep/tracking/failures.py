@@ -24,8 +24,10 @@ _OUR_FAULT = "INVALID_PARAMETER_VALUE"
 
 
 def prepare_mlflow() -> None:
-    """To be called before MLflow is imported: no telemetry, and no traceback of its own for what becomes one line."""
+    """To be called before MLflow is imported: no telemetry, no progress bar for a file that lies here, and no traceback
+    of its own for what becomes one line."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LONG_PARAMS = "long_params.json"
+DIGESTS = "quant_sweep.sha256"  # tag: artifact path -> SHA-256, as JSON
 _LONGEST_PARAM = 6000  # characters; MLflow cuts what is longer
 _BATCH = 1000  # metrics in one request
 _PARAM_BATCH = 100
@@ -49,6 +50,7 @@ class Recorder:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.run_id = run_id
         self._client = client
+        self._digests: dict[str, str] = {}
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log all of `values` in one request per 1,000.
@@ -113,7 +115,18 @@ class Recorder:
             raise ValueError(f"artifact {path!r} must end in the file's own name, {source.name!r}")
         parent = None if target.parent == PurePosixPath(".") else str(target.parent)
         with using(self._client), keeping(path):
+            self._digests[path] = file_digest(source)
             self._client.log_artifact(self.run_id, str(source), parent)
+
+    def seal(self) -> None:
+        """Note the digests of all artifacts, so that `Tracker.load_artifact` can tell a damaged one."""
+        self.tag(DIGESTS, json.dumps(self._digests, sort_keys=True))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(text: str) -> str:

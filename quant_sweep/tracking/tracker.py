@@ -10,6 +10,7 @@ newest finished run counts.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from quant_sweep.tracking.failures import keeping, one_line, using
-from quant_sweep.tracking.recorder import Recorder
+from quant_sweep.tracking.failures import one_line, using
+from quant_sweep.tracking.recorder import DIGESTS, Recorder, file_digest
 from quant_sweep.tracking.store import absolute_uri, make_folder, open_existing, open_store
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Tracker:
             recorder = Recorder(self.client, run_id)
             recorder.params(params)
             yield recorder
+            recorder.seal()
         except BaseException as error:
             self._end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED", error)
             raise
@@ -156,10 +158,19 @@ class Tracker:
             found = self.client.search_runs([self.experiment_id], query, max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def load_artifact(self, run_id: str, path: str) -> Path:
-        """A local file with the artifact `path`: the stored file, or a temporary copy of a server's. Do not write."""
-        with using(self.client), keeping(path):
-            return Path(self.client.download_artifacts(run_id, path))
+    def load_artifact(self, run_id: str, path: str) -> Path | None:
+        """A local file with the artifact `path` of a finished run: the stored file, or a temporary copy of a server's.
+
+        Do not write to it. None where it is gone, or is not as it was written.
+        """
+        with using(self.client):
+            tags = self.client.get_run(run_id).data.tags
+            try:
+                file = Path(self.client.download_artifacts(run_id, path))
+                intact = file_digest(file) == json.loads(tags[DIGESTS])[path]
+            except (OSError, LookupError, ValueError):
+                return None
+        return file if intact else None
 
     def runs(self) -> pd.DataFrame:
         """Every run of the experiment; see `read_runs`."""
