@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
 from quant_sweep.cli.schema import Common, register
+from quant_sweep.cli.signals import Stopped, say_stopped, stopped_by_signals
 from quant_sweep.errors import InputError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -41,12 +42,17 @@ def run_hydra(config_name: str, job: Callable[[DictConfig], None], *types: type[
 
 @contextlib.contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """End the program with one line and exit code 2 where what was typed, or where it should go, cannot be used.
+    """End the program with one line and exit code 2 where what was typed, or where it should go, cannot be used; with
+    one line and 128 + its number where a signal asks for the end.
 
     Other exceptions are faults of the program and keep their traceback.
     """
     try:
-        yield
+        with stopped_by_signals():
+            yield
+    except Stopped as stopped:
+        say_stopped(command, stopped)
+        raise SystemExit(stopped.exit_code) from None
     except InputError as error:
         _stop(command, str(error))
     except OmegaConfBaseException as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +17,65 @@ from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import show_report
+from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals
 from quant_sweep.cli.sweep_schema import Sweep
 from quant_sweep.errors import InputError
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.run import run_point
+from quant_sweep.tracking import Tracker, sweep_alive
 
 log = logging.getLogger(__name__)
-_multirun: ContextVar[DictConfig | None] = ContextVar("_multirun", default=None)
+_multirun: ContextVar[Multirun | None] = ContextVar("_multirun", default=None)
+
+
+@dataclass(frozen=True)
+class Multirun:
+    """A multirun that goes on.
+
+    Attributes:
+        alive: held by its process; see `Tracker`.
+    """
+
+    config: DictConfig
+    alive: AbstractContextManager[object]
+
+    @property
+    def name(self) -> str:
+        return Path(self.config.hydra.sweep.dir).name
 
 
 class RememberMultirun(Callback):
     """Keeps the config of a multirun for its end: Hydra itself tells of the end only if no job failed."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        _multirun.set(config)
+        alive = sweep_alive(Path(config.tracking.lock_dir), Path(config.hydra.sweep.dir).name)
+        _multirun.set(Multirun(config, alive))
 
 
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep"):
+        stopped: Stopped | None = None
         try:
             run_hydra("config", _job, Sweep)
+        except Stopped as stop:
+            stopped = stop
+            say_stopped("quant-sweep", stop)
+            raise SystemExit(stop.exit_code) from None
         finally:
-            config = _multirun.get()
-            if config is not None:
-                _finish_multirun(config)
+            multirun = _multirun.get()
+            if multirun is not None:
+                with multirun.alive:
+                    _close_multirun(multirun, stopped)
 
 
 def _job(cfg: DictConfig) -> None:
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return run_point(cfg, sweep=None)
+    check_stopped()
     try:
-        return run_point(cfg, sweep=Path(HydraConfig.get().sweep.dir).name)
+        with stopped_by_signals():  # of a launcher's own processes
+            return run_point(cfg, sweep=Path(HydraConfig.get().sweep.dir).name)
     except InputError as error:
         log.error("%s", error)
         raise
@@ -55,7 +85,18 @@ def _job(cfg: DictConfig) -> None:
         raise
 
 
-def _finish_multirun(config: DictConfig) -> None:
-    """Close the sweep and show the table of all runs of the experiment, failed jobs or not."""
-    open_tracker(config).finish_sweep(Path(config.hydra.sweep.dir).name)
-    show_report(config)
+def _close_multirun(multirun: Multirun, stopped: Stopped | None) -> None:
+    """Close the sweep and show the table of all runs of the experiment, failed jobs or not.
+
+    One that was stopped may have no store yet; then there is nothing to show.
+    """
+    config = multirun.config
+    if stopped is None:
+        open_tracker(config).finish_sweep(multirun.name)
+        return show_report(config)
+    tracking = config.tracking
+    with contextlib.suppress(InputError):
+        Tracker.open_existing(tracking.uri, tracking.experiment, Path(tracking.lock_dir)).kill_sweep(
+            multirun.name, stopped
+        )
+        show_report(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from quant_sweep.runtime.atomic_file import replacing
@@ -33,7 +34,7 @@ def create_whole(database: Path, artifacts: str) -> None:
 
     _remove_unfinished(database)
     try:
-        with replacing(database) as unfinished:
+        with replacing(database) as unfinished, _without_waiting_for_the_disk(unfinished):
             SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
             for ending in _COMPANIONS:  # left by a database that was removed: SQLite would apply them to this one
                 database.with_name(database.name + ending).unlink(missing_ok=True)
@@ -82,6 +83,28 @@ def is_half_made(database: Path) -> bool:
             return connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is None
     except sqlite3.Error:
         return False
+
+
+@contextlib.contextmanager
+def _without_waiting_for_the_disk(unfinished: Path) -> Iterator[None]:
+    """Let SQLAlchemy write a file that nobody reads before it is whole and on the disk: hundreds of waits fewer."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection) and _file_of(connection).name == unfinished.name:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+
+    event.listen(Engine, "connect", connected)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", connected)
+
+
+def _file_of(connection: sqlite3.Connection) -> Path:
+    return Path(connection.execute("PRAGMA database_list").fetchone()[2])
 
 
 def _connect(database: Path) -> sqlite3.Connection:

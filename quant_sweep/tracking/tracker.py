@@ -14,6 +14,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -75,6 +76,15 @@ class Tracker:
         make_folder(lock_dir, "tracking.lock_dir", str(lock_dir))
         client, experiment_id = open_store(absolute, experiment, artifacts)
         return cls(client, experiment_id, lock_dir.absolute())
+
+    @classmethod
+    def open_existing(cls, uri: str, experiment: str, lock_dir: Path) -> Tracker:
+        """Connect to an experiment that is there; creates nothing.
+
+        Raises:
+            InputError: no such store or experiment.
+        """
+        return cls(*open_existing(absolute_uri(uri), experiment), lock_dir.absolute())
 
     def find_finished(self, key: str) -> FinishedRun | None:
         """The newest run of `key` whose completion mark is there."""
@@ -144,6 +154,7 @@ class Tracker:
             found = self._find_sweep(name)
             if found is not None:
                 return found
+            self._close_abandoned()
             return self._create_run(name, {_KEY: name, _KIND: "sweep"})
 
     def finish_sweep(self, name: str) -> None:
@@ -151,6 +162,13 @@ class Tracker:
         found = self._find_sweep(name)
         if found is not None:
             self._finish(found)
+        self._close_abandoned()
+
+    def kill_sweep(self, name: str, error: BaseException) -> None:
+        """Close the parent of a multirun that was stopped by `error`."""
+        found = self._find_sweep(name)
+        if found is not None:
+            self._end(found, "KILLED", error)
 
     def _find_sweep(self, name: str) -> str | None:
         query = f"tags.`{_KEY}` = '{_checked(name)}' and tags.`{_KIND}` = 'sweep'"
@@ -194,12 +212,41 @@ class Tracker:
         except Exception as failure:
             _log.warning("run %s could not be set to %s: %s", run_id, status, one_line(failure))
 
+    def _close_abandoned(self) -> None:
+        """Set what dead processes left open to KILLED: runs whose lock lies here and is held by nobody."""
+        with using(self.client):
+            for run in list(_search(self.client, self.experiment_id, "attributes.status = 'RUNNING'")):
+                key, kind = (run.data.tags.get(name, "") for name in (_KEY, _KIND))
+                path = _alive_path(self.lock_dir, key) if kind == "sweep" else self.lock_dir / f"{key}.lock"
+                if not path.is_file():
+                    continue  # of another machine, whose processes this one does not know
+                with contextlib.suppress(Timeout), FileLock(path, timeout=0):
+                    if self.client.get_run(run.info.run_id).info.status == "RUNNING":
+                        self.client.set_terminated(run.info.run_id, "KILLED")
+
     def _close_left_open(self, key: str) -> None:
         query = f"tags.`{_KEY}` = '{_checked(key)}'"
         for run in list(_search(self.client, self.experiment_id, query)):
             if _status(run) == "running":
                 with using(self.client):
                     self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def sweep_alive(lock_dir: Path, name: str) -> AbstractContextManager[object]:
+    """Say that the multirun `name` goes on, until the context that is returned ends, or the process does.
+
+    Where `lock_dir` cannot be written nothing is said; `Tracker.open` refuses it.
+    """
+    try:
+        lock_dir.mkdir(parents=True, exist_ok=True)
+        return FileLock(_alive_path(lock_dir, name)).acquire(timeout=0)
+    except (OSError, Timeout):
+        return contextlib.nullcontext()
+
+
+def _alive_path(lock_dir: Path, name: str) -> Path:
+    """The lock that the process of a multirun holds; one of another name serves who creates its parent."""
+    return lock_dir / f"sweep-{name}.alive.lock"
 
 
 def read_runs(uri: str, experiment: str) -> pd.DataFrame:
