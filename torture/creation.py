@@ -17,26 +17,24 @@ _EXPERIMENT = "creation"
 
 
 def count_creation_kills(folder: Path, number: int, seed: int) -> Counter[str]:
-    """Kill one to four processes that open a store which is not there, then open it again and record a run.
+    """Kill one to four processes that open a store which is not there, up to four times in a folder or until the
+    store is there; then open it again and record a run.
 
     Returns:
-        by state that the kill left (nothing, unfinished, store), and the one that must not be: ruined.
+        by state that each kill left (nothing, unfinished, store); recovered, of the folders; and what must not be:
+        ruined.
     """
     warm_up(folder / "warm-up")
     chance = random.Random(seed)
     seconds = _seconds_of_a_creation(_new(folder / "timed"))
     counted: Counter[str] = Counter()
+    place = _new(folder / "creation0")
     for index in range(number):
-        place = _new(folder / f"creation{index}")
-        children = [start(lambda: open_store(place), place, place / "log") for _ in range(chance.choice((1, 2, 4)))]
-        time.sleep(chance.uniform(0, 1.1 * seconds * len(children) ** 0.5))
-        for child in children:
-            child.send(signal.SIGKILL)
-        for child in children:
-            child.wait()
-        unfinished = any(place.glob(".mlflow.db.*.tmp*"))
-        counted["store" if (place / "mlflow.db").exists() else "unfinished" if unfinished else "nothing"] += 1
-        counted["ruined"] += not _recovers(place)
+        left = _killed(place, chance, seconds)
+        counted[left] += 1
+        if left == "store" or index % 4 == 3 or index == number - 1:
+            counted["recovered" if _recovers(place) else "ruined"] += 1
+            place = _new(folder / f"creation{index + 1}")
     return counted
 
 
@@ -89,6 +87,19 @@ def record(place: Path, keys: list[str]) -> None:
             if tracker.find_finished(key) is None:
                 with tracker.record(kind="point", key=key, name=key, params={}) as recorder:
                     recorder.metrics({"accuracy": 50.0})
+
+
+def _killed(place: Path, chance: random.Random, seconds: float) -> str:
+    """Start and kill; what is left."""
+    children = [start(lambda: open_store(place), place, place / "log") for _ in range(chance.choice((1, 2, 4)))]
+    time.sleep(chance.uniform(0, seconds * len(children) ** 0.5))
+    for child in children:
+        child.send(signal.SIGKILL)
+    for child in children:
+        child.wait()
+    if (place / "mlflow.db").exists():
+        return "store"
+    return "unfinished" if any(place.glob(".mlflow.db.*.tmp*")) else "nothing"
 
 
 def _recovers(place: Path) -> bool:

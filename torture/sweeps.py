@@ -22,15 +22,16 @@ from hydra.core.global_hydra import GlobalHydra
 
 from quant_sweep.cli import sweep
 from quant_sweep.tracking import read_runs
-from torture.creation import warm_up
+from quant_sweep.tracking.failures import prepare_mlflow
 from torture.forked import Child, command, start
 
-_ARGUMENTS = (
+ARGUMENTS = (
     "-m model=custom model.factory=torture.tiny:network calibration.images=64 device=cpu engine=simulate "
     "observer=minmax bits=8,4,3"
 ).split()
 _POINTS = 3
 _KILLS_PER_STORE = 4
+_SHARE_OF_FIRST = 0.6  # of the seconds that the first sweep of a process takes, which imports much
 _POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Of points.csv; everything else is the same whenever it is measured.
 _TIMINGS = ["calibration_seconds", "evaluation_seconds", "images_per_second", "run_id"]
@@ -41,13 +42,11 @@ class Sweeps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        warm_up(folder / "warm-up")
-        _import_all(folder / "imports")
+        prepare_mlflow()
         undisturbed = self._place("undisturbed")
         began = time.monotonic()
-        (child,) = self._start(undisturbed, 1)
-        assert child.wait() == 0, child.log.read_text()
-        self._seconds = time.monotonic() - began
+        _sweep_here(undisturbed)
+        self._seconds = _SHARE_OF_FIRST * (time.monotonic() - began)
         self._report, self._table = _report(undisturbed), _table(undisturbed)
 
     def count_kills(self, number: int, processes: int, seed: int) -> Counter[str]:
@@ -69,7 +68,7 @@ class Sweeps:
     def _killed(self, place: Path, processes: int, chance: random.Random) -> Counter[str]:
         """One start and one kill; nothing is counted where the sweep was done before."""
         children = self._start(place, processes)
-        time.sleep(chance.uniform(0, 1.2 * self._seconds * processes**0.5))
+        time.sleep(chance.uniform(0, self._seconds * processes**0.5))
         number = chance.choice(_POLITE) if chance.random() < 1 / 3 else signal.SIGKILL
         hit = set(children if chance.random() < 0.5 else [chance.choice(children)])
         reached = {child for child in hit if child.send(number)}
@@ -102,7 +101,7 @@ class Sweeps:
         return counted
 
     def _start(self, place: Path, processes: int) -> list[Child]:
-        work = command(sweep.main, "quant-sweep", _ARGUMENTS)
+        work = command(sweep.main, "quant-sweep", ARGUMENTS)
         return [start(work, place, place / "log") for _ in range(processes)]
 
     def _place(self, name: str) -> Path:
@@ -119,13 +118,12 @@ def _sent_names() -> list[str]:
     return [_name(number) for number in (signal.SIGKILL, *_POLITE)]
 
 
-def _import_all(folder: Path) -> None:
-    """Run the command here once, so that the processes that are forked have imported all; then forget what it made."""
-    folder.mkdir(parents=True)
+def _sweep_here(folder: Path) -> None:
+    """Run the command in this process, so that those that are forked have imported all; then forget what it made."""
     before, arguments = Path.cwd(), sys.argv
     os.chdir(folder)
     try:
-        contextvars.copy_context().run(command(sweep.main, "quant-sweep", _ARGUMENTS))
+        contextvars.copy_context().run(command(sweep.main, "quant-sweep", ARGUMENTS))
     finally:
         os.chdir(before)
         sys.argv = arguments

@@ -181,14 +181,20 @@ class Tracker:
 
         Do not write to it. None where it is gone, or is not as it was written.
         """
+        from mlflow.exceptions import MlflowException
+
         with using(self.client):
             tags = self.client.get_run(run_id).data.tags
             try:
                 file = Path(self.client.download_artifacts(run_id, path))
-                intact = file_digest(file) == json.loads(tags[DIGESTS])[path]
-            except (OSError, LookupError, ValueError):
-                return None
-        return file if intact else None
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        try:
+            return file if file_digest(file) == json.loads(tags[DIGESTS])[path] else None
+        except (OSError, LookupError, ValueError):
+            return None
 
     def runs(self) -> pd.DataFrame:
         """Every run of the experiment; see `read_runs`."""
