@@ -50,7 +50,8 @@ def wait_until_it_hangs(place: Path, child: Child) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_is_one_line_the_report_and_its_exit_code(sweeps: Sweeps, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sweeps")  # which have imported all
+def test_a_signal_is_one_line_the_report_and_its_exit_code(tmp_path: Path) -> None:
     """After a kill that could not be handled: the next sweep closes what that one left open."""
     codes = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
     for number, code in codes.items():

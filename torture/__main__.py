@@ -1,6 +1,6 @@
 """python -m torture: the counts of docs/reliability.md, in minutes.
 
-    python -m torture --kills 60 --creations 40 --damages 1000 --seed 0
+python -m torture --kills 60 --creations 40 --damages 1000 --seed 0
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 

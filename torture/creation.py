@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import signal
@@ -67,10 +68,8 @@ def warm_up(folder: Path) -> None:
     prepare_mlflow()
     folder.mkdir(parents=True, exist_ok=True)
     child = start(lambda: open_store(folder), folder, folder / "log")
-    import alembic.command  # noqa: F401
-    import mlflow.store.tracking.sqlalchemy_store
-    import pandas as pd  # noqa: F401
-
+    for module in ("alembic.command", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas"):
+        importlib.import_module(module)
     assert child.wait() == 0, (folder / "log").read_text()
 
 

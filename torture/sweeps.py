@@ -25,10 +25,10 @@ from quant_sweep.tracking import read_runs
 from quant_sweep.tracking.failures import prepare_mlflow
 from torture.forked import Child, command, start
 
-ARGUMENTS = (
-    "-m model=custom model.factory=torture.tiny:network calibration.images=64 device=cpu engine=simulate "
-    "observer=minmax bits=8,4,3"
-).split()
+ARGUMENTS = [
+    *("-m", "model=custom", "model.factory=torture.tiny:network", "calibration.images=64", "device=cpu"),
+    *("engine=simulate", "observer=minmax", "bits=8,4,3"),
+]
 _POINTS = 3
 _KILLS_PER_STORE = 4
 _SHARE_OF_FIRST = 0.6  # of the seconds that the first sweep of a process takes, which imports much
@@ -82,7 +82,8 @@ class Sweeps:
     def _ended(self, place: Path, processes: int) -> Counter[str]:
         """A last start that nobody disturbs."""
         children = self._start(place, processes)
-        counted = Counter({"stores": 1, "ruined": int(any([child.wait() != 0 for child in children]))})
+        codes = [child.wait() for child in children]
+        counted = Counter({"stores": 1, "ruined": int(any(codes))})
         counted["traceback"] += "Traceback" in children[0].log.read_text()
         try:
             runs = read_runs(f"sqlite:///{place}/mlruns/mlflow.db", "quant_sweep")

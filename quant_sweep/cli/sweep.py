@@ -39,17 +39,12 @@ class Multirun:
     config: DictConfig
     alive: AbstractContextManager[object]
 
-    @property
-    def name(self) -> str:
-        return Path(self.config.hydra.sweep.dir).name
-
 
 class RememberMultirun(Callback):
     """Keeps the config of a multirun for its end: Hydra itself tells of the end only if no job failed."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        alive = sweep_alive(Path(config.tracking.lock_dir), Path(config.hydra.sweep.dir).name)
-        _multirun.set(Multirun(config, alive))
+        _multirun.set(Multirun(config, sweep_alive(Path(config.tracking.lock_dir), _sweep_name(config))))
 
 
 def main() -> None:
@@ -90,13 +85,17 @@ def _close_multirun(multirun: Multirun, stopped: Stopped | None) -> None:
 
     One that was stopped may have no store yet; then there is nothing to show.
     """
-    config = multirun.config
+    config, tracking = multirun.config, multirun.config.tracking
     if stopped is None:
-        open_tracker(config).finish_sweep(multirun.name)
-        return show_report(config)
-    tracking = config.tracking
-    with contextlib.suppress(InputError):
-        Tracker.open_existing(tracking.uri, tracking.experiment, Path(tracking.lock_dir)).kill_sweep(
-            multirun.name, stopped
-        )
+        open_tracker(config).finish_sweep(_sweep_name(config))
         show_report(config)
+    else:
+        with contextlib.suppress(InputError):
+            tracker = Tracker.open_existing(tracking.uri, tracking.experiment, Path(tracking.lock_dir))
+            tracker.kill_sweep(_sweep_name(config), stopped)
+            show_report(config)
+
+
+def _sweep_name(config: DictConfig) -> str:
+    """As the jobs of a multirun know it, too."""
+    return Path(config.hydra.sweep.dir).name

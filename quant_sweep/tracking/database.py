@@ -35,7 +35,8 @@ def create_whole(database: Path, artifacts: str) -> None:
     _remove_unfinished(database)
     try:
         with replacing(database) as unfinished, _without_waiting_for_the_disk(unfinished):
-            SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts).engine.dispose()
+            store = SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts)  # type: ignore[no-untyped-call]
+            store.engine.dispose()
             for ending in _COMPANIONS:  # left by a database that was removed: SQLite would apply them to this one
                 database.with_name(database.name + ending).unlink(missing_ok=True)
     finally:

@@ -108,7 +108,7 @@ class Recorder:
             self._client.log_artifact(self.run_id, str(source), parent)
 
     def seal(self) -> None:
-        """Keep the full names, and the digests of all artifacts, by which `Tracker.load_artifact` tells a damaged one."""
+        """Keep the full names, and the digests of all artifacts, by which `Tracker.load_artifact` checks them."""
         from mlflow.entities import RunTag
 
         pairs = (*self._names.items(), *self._param_names.items())

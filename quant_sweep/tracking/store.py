@@ -149,9 +149,11 @@ def _probe(uri: str, database: Path | None) -> None:
     Raises:
         InputError, OSError, sqlite3.Error: it cannot be used.
     """
+    reason = None
     if database is None:
-        return _probe_server(uri)
-    reason = why_unusable(database)
+        _probe_server(uri)
+    else:
+        reason = why_unusable(database)
     if reason is not None:
         raise InputError(f"tracking.uri={uri!r}: {reason}; {ALLOWED}")
 

@@ -176,7 +176,8 @@ def test_a_sweep_is_one_parent(tracker: Tracker) -> None:
 
 def test_what_dead_processes_left_open_is_closed_by_the_next_sweep(tracker: Tracker) -> None:
     """A lock file that nobody holds stands for a process that died; one that is held, for one that works."""
-    dead, dead_point = tracker.sweep("dead"), tracker._create_run("n", {"quant_sweep.key": "d", "quant_sweep.kind": "point"})
+    dead = tracker.sweep("dead")
+    dead_point = tracker._create_run("n", {"quant_sweep.key": "d", "quant_sweep.kind": "point"})
     with sweep_alive(tracker.lock_dir, "dead"), tracker.lock("d"):
         pass
     alive = tracker.sweep("alive")
