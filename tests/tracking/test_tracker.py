@@ -180,12 +180,17 @@ def test_what_dead_processes_left_open_is_closed_by_the_next_sweep(tracker: Trac
     dead_point = tracker._create_run("n", {"quant_sweep.key": "d", "quant_sweep.kind": "point"})
     with sweep_alive(tracker.lock_dir, "dead"), tracker.lock("d"):
         pass
+    died_at_the_end = tracker.sweep("end")
+    tracker.client.set_terminated(died_at_the_end, "FINISHED")
+    with sweep_alive(tracker.lock_dir, "end"):
+        pass
     alive = tracker.sweep("alive")
     elsewhere = tracker.sweep("elsewhere")
     with sweep_alive(tracker.lock_dir, "alive"):
         tracker.sweep("next")
         status = tracker.runs().set_index("run_id")["status"]
-        assert status[[dead, dead_point, alive, elsewhere]].tolist() == ["killed", "killed", "running", "running"]
+        assert status[[dead, dead_point, died_at_the_end]].tolist() == ["killed"] * 3
+        assert status[[alive, elsewhere]].tolist() == ["running"] * 2
     tracker.finish_sweep("next")
     assert tracker.runs().set_index("run_id")["status"][[alive, elsewhere]].tolist() == ["killed", "running"]
 
