@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quant_sweep.cli import sweep
+from quant_sweep.cli import entry, sweep
 from quant_sweep.tracking import read_runs
 from torture.damage import count_damages, kinds
 from torture.forked import Child, command, start
@@ -36,7 +36,7 @@ def hanging(place: Path) -> Child:
             time.sleep(600)
 
         sweep.run_point.__globals__["quantize_model"] = hang
-        command(sweep.main, "quant-sweep", [*ARGUMENTS, "force=true"])()
+        command(entry.sweep, "quant-sweep", [*ARGUMENTS, "force=true"])()
 
     return start(work, place, place / "log")
 

@@ -54,6 +54,7 @@ def start(work: Callable[[], None], folder: Path, log: Path) -> Child:
         return Child(pid, log)
     code = 1
     try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would raise KeyboardInterrupt in the middle of this
         os.chdir(folder)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)

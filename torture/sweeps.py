@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 from hydra.core.global_hydra import GlobalHydra
 
-from quant_sweep.cli import sweep
+from quant_sweep.cli import entry, sweep
 from quant_sweep.tracking import read_runs
 from quant_sweep.tracking.failures import prepare_mlflow
 from torture.forked import Child, command, start
@@ -75,7 +75,10 @@ class Sweeps:
         allowed = {child: {0, 128 + number, -number} if child in reached else {0} for child in children}
         counted: Counter[str] = Counter()
         for child in children:
-            counted["wrong exit code"] += child.wait() not in allowed[child]
+            code = child.wait()
+            counted["wrong exit code"] += code not in allowed[child]
+            if code not in allowed[child]:
+                print(f"{place}: exit code {code} after {_name(number)}", child.log.read_text()[-4000:], sep="\n")
         counted[_name(number)] += bool(reached)
         return counted
 
@@ -102,7 +105,7 @@ class Sweeps:
         return counted
 
     def _start(self, place: Path, processes: int) -> list[Child]:
-        work = command(sweep.main, "quant-sweep", ARGUMENTS)
+        work = command(entry.sweep, "quant-sweep", ARGUMENTS)
         return [start(work, place, place / "log") for _ in range(processes)]
 
     def _place(self, name: str) -> Path:

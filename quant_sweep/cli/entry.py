@@ -34,5 +34,4 @@ def sensitivity() -> None:
 
 def _run(command: str, module: str) -> None:
     with ended_by_signals(command):
-        main = importlib.import_module(f"quant_sweep.cli.{module}").main
-    main()
+        importlib.import_module(f"quant_sweep.cli.{module}").main()

@@ -57,33 +57,60 @@ class _Stop:
             os.kill(os.getpid(), number)
 
 
+@final
+class _End:
+    """Handler of all of them while there is nothing to close: ends the process with the one line."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        stopped = Stopped(number)
+        say_stopped(self._command, stopped)
+        os._exit(stopped.exit_code)
+
+
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Meanwhile the first of these signals raises Stopped in the main thread; later ones do not disturb what it does
     then. A signal that is ignored (nohup) or has a handler of somebody else keeps it."""
-    with _handled(_Stop()):
+    with _handled(_Stop()), stopped_not_failed():
         yield
 
 
 @contextlib.contextmanager
 def ended_by_signals(command: str) -> Iterator[None]:
-    """Meanwhile, while there is nothing to close, a signal ends the process with the one line of `say_stopped`."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        stopped = Stopped(number)
-        say_stopped(command, stopped)
-        os._exit(stopped.exit_code)
-
-    with _handled(end):
+    """Meanwhile, outside of `stopped_by_signals`, a signal ends the process with the one line of `say_stopped`."""
+    with _handled(_End(command)):
         yield
+
+
+@contextlib.contextmanager
+def stopped_not_failed() -> Iterator[None]:
+    """Raise Stopped for whatever else is raised after a signal: code that is interrupted fails on the way out, and the
+    error of its cleaning up takes the signal's place."""
+    try:
+        yield
+    except (Stopped, SystemExit):
+        raise
+    except BaseException as error:
+        number = _received()
+        if number is None:
+            raise
+        raise Stopped(number) from error
 
 
 def check_stopped() -> None:
     """Raise Stopped again where the first was lost, as Python loses it in a destructor; to be called between jobs."""
-    for number in _SIGNALS:
-        handler = signal.getsignal(number)
-        if isinstance(handler, _Stop) and handler.received is not None:
-            raise Stopped(handler.received)
+    number = _received()
+    if number is not None:
+        raise Stopped(number)
+
+
+def _received() -> int | None:
+    """The signal that asked this process to end."""
+    handlers = (signal.getsignal(number) for number in _SIGNALS)
+    return next((handler.received for handler in handlers if isinstance(handler, _Stop)), None)
 
 
 def say_stopped(command: str, stopped: Stopped) -> None:
@@ -94,12 +121,15 @@ def say_stopped(command: str, stopped: Stopped) -> None:
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    usual = (signal.SIG_DFL, signal.default_int_handler)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    ours = [number for number in _SIGNALS if in_main_thread and signal.getsignal(number) in usual]
+    ours = [number for number in _SIGNALS if in_main_thread and _is_replaceable(signal.getsignal(number))]
     before = {number: signal.signal(number, handler) for number in ours}
     try:
         yield
     finally:
-        for number, usual_handler in before.items():
-            signal.signal(number, usual_handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _is_replaceable(handler: object) -> bool:
+    return handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, _End)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.report import show_report
-from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals
+from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals, stopped_not_failed
 from quant_sweep.cli.sweep_schema import Sweep
 from quant_sweep.errors import InputError
 from quant_sweep.sweep.build import open_tracker
@@ -52,7 +52,9 @@ def main() -> None:
     with one_line_errors("quant-sweep"):
         stopped: Stopped | None = None
         try:
-            run_hydra("config", _job, Sweep)
+            with stopped_not_failed():
+                run_hydra("config", _job, Sweep)
+            check_stopped()
         except Stopped as stop:
             stopped = stop
             say_stopped("quant-sweep", stop)

@@ -51,6 +51,22 @@ def test_one_that_was_lost_is_raised_between_jobs() -> None:
     check_stopped()
 
 
+def test_an_error_that_a_signal_has_set_off_is_the_signal() -> None:
+    def interrupted() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise AttributeError("its cleaning up failed")
+
+    with pytest.raises(Stopped) as caught, stopped_by_signals():
+        interrupted()
+    assert isinstance(caught.value.__cause__, AttributeError)
+    with pytest.raises(AttributeError), stopped_by_signals():
+        raise AttributeError("no signal")
+    with pytest.raises(SystemExit), stopped_by_signals():
+        raise SystemExit(2)
+
+
 def test_what_is_ignored_or_handled_by_others_stays() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
