@@ -1,6 +1,6 @@
 """python -m torture: the counts of docs/reliability.md, in minutes.
 
-python -m torture --kills 60 --creations 40 --damages 1000 --seed 0
+python -m torture --kills 24 --creations 40 --damages 1000 --seed 0
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROCESSES = (1, 2, 4)
 def main() -> int:
     """Print one line per count; 1 if something was that must not be."""
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
-    parser.add_argument("--kills", type=int, default=60, help="of sweeps, shared out over 1, 2 and 4 processes")
+    parser.add_argument("--kills", type=int, default=24, help="of sweeps, shared out over 1, 2 and 4 processes")
     parser.add_argument("--creations", type=int, default=40, help="kills while the store is created")
     parser.add_argument("--damages", type=int, default=1000, help="of each kind of file")
     parser.add_argument("--processes", type=int, default=8, help="that open a store which is not there")

@@ -101,7 +101,7 @@ class Sweeps:
         same = _report(place) == self._report and _table(place) == self._table
         counted["report differs"] += not same
         if counted.total() > 1:
-            print(place, dict(counted), children[0].log.read_text()[-4000:], sep="\n")
+            print(place, dict(counted), _excerpt(children[0].log.read_text()), sep="\n")
         return counted
 
     def _start(self, place: Path, processes: int) -> list[Child]:
@@ -112,6 +112,12 @@ class Sweeps:
         place = self._folder / name
         place.mkdir(parents=True)
         return place
+
+
+def _excerpt(log: str) -> str:
+    """The first traceback with what leads to it, or the end."""
+    begin = log.find("Traceback")
+    return log[-4000:] if begin < 0 else log[max(0, begin - 1000) : begin + 6000]
 
 
 def _name(number: int) -> str:

@@ -28,7 +28,8 @@ def prepare_mlflow() -> None:
     of its own for what becomes one line."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):  # the latter of a signal while a connection is given back
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # tells of every plugin that it loads
 
 
