@@ -60,6 +60,7 @@ def test_a_signal_is_one_line_the_report_and_its_exit_code(tmp_path: Path) -> No
         child.log.write_text("")
         child.send(number)
         if number == signal.SIGTERM:
+            time.sleep(0.3)  # of two that wait, the one with the lower number would be handled first
             child.send(signal.SIGHUP)  # a second signal does not disturb the end
         assert child.wait() == code, child.log.read_text()
         if number != signal.SIGKILL:
