@@ -10,7 +10,7 @@ TRAIN ?=
 SWEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep report ui study-resnet50 test check docs-check bench networks wheel clean
+.PHONY: help sweep report ui study-resnet50 test check docs-check bench networks torture wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: .venv/installed-bench  ## side-by-side measurements into benchmarks/ (CIF
 
 networks: .venv/installed-bench  ## capture and quantize 90 networks of timm and torchvision, into docs/networks.md
 	$(BIN)/python -m benchmarks.networks
+
+torture: .venv/installed  ## kill sweeps and damage files, seeded, and count what is lost (some ten minutes); docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture
 
 docs-check: .venv/installed-dev  ## run every command that the documents show, on stand-ins
 	PYTHONPATH=tests $(BIN)/python tests/documented.py

@@ -22,6 +22,7 @@ from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
 from quant_sweep.cli.foreign import check_hydra
 from quant_sweep.cli.jobs import check_jobs
 from quant_sweep.cli.schema import Common, check_keys, register
+from quant_sweep.cli.signals import Stopped, say_stopped, stopped_by_signals
 from quant_sweep.errors import InputError, printable
 from quant_sweep.sweep.choices import config_folder
 
@@ -82,12 +83,17 @@ def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[No
 
 @contextlib.contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """End the program with one line and exit code 2 where what was typed, or where it should go, cannot be used.
+    """End the program with one line and exit code 2 where what was typed, or where it should go, cannot be used; with
+    one line and 128 + its number where a signal asks for the end.
 
     Other exceptions are faults of the program, or of a person's own factory, and keep their traceback.
     """
     try:
-        yield
+        with stopped_by_signals():
+            yield
+    except Stopped as stopped:
+        say_stopped(command, stopped)
+        raise SystemExit(stopped.exit_code) from None
     except InputError as error:
         _stop(command, str(error))
     except OmegaConfBaseException as error:

@@ -58,10 +58,11 @@ def rank_layers(cfg: DictConfig) -> None:
     key = content_key({"sensitivity": True, **prepared.contents(), "chosen": _digest(chosen)})
     folder = Path(cfg.outputs_dir) / "sensitivity" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', str(point))}_{key[:6]}"
     with tracker.lock(key):
-        finished = tracker.find_finished(key)
-        if finished is not None and not cfg.force:
+        finished = None if cfg.force else tracker.find_finished(key)
+        recorded = _recorded(tracker, finished) if finished is not None else None
+        if finished is not None and recorded is not None:
             log.info("%s: skipped, same key finished as run %s", point, finished.run_id)
-            report = build_sensitivity_report(_recorded(tracker, finished), folder)
+            report = build_sensitivity_report(recorded, folder)
         else:
             with tracker.record(
                 kind="sensitivity", key=key, name=str(point), params=point.params(), tags=point.tags()
@@ -119,10 +120,14 @@ def _metrics(table: SensitivityTable) -> dict[str, float]:
     return {**metrics, "float_accuracy": table.float_accuracy, **per_part}
 
 
-def _recorded(tracker: Tracker, run: FinishedRun) -> SensitivityTable:
-    """What a finished run measured."""
+def _recorded(tracker: Tracker, run: FinishedRun) -> SensitivityTable | None:
+    """What a finished run measured; None where its table is damaged or gone, and to be measured again."""
     images, there = (int(run.metrics[name]) for name in ("test_images", "test_images_available"))
-    rows = pd.read_csv(tracker.load_artifact(run.run_id, _TABLE))
+    path = tracker.load_artifact(run.run_id, _TABLE)
+    if path is None:
+        log.warning("run %s: its %s is damaged; it is measured again", run.run_id, _TABLE)
+        return None
+    rows = pd.read_csv(path)
     return SensitivityTable(run.name, images, there, run.metrics["float_accuracy"], rows)
 
 

@@ -1,7 +1,8 @@
 """Weights on disk: read without running code from the file, checked against the model, written atomically.
 
 Reads safetensors, and PyTorch's own files through `torch.load(weights_only=True)`, which refuses every pickled object
-that is not plain data. Sharded safetensors are read by their index. Leaves out: whole pickled modules, TorchScript,
+that is not plain data. Every byte is checked that can be: against the digest of a file that was written here, against
+the checksums of a zip. Sharded safetensors are read by their index. Leaves out: whole pickled modules, TorchScript,
 ONNX; they are recognised and named.
 """
 
@@ -9,6 +10,7 @@ import logging
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,11 @@ from torch import Tensor, nn
 from quant_sweep.errors import InputError, printable
 from quant_sweep.models.formats import is_index, shards, what_else
 from quant_sweep.models.names import fitted
-from quant_sweep.runtime.tensor_file import read_tensors, read_text, write_tensors
+from quant_sweep.runtime.tensor_file import Stored, is_of_write_tensors, read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
-__all__ = ["load_weights", "read_checkpoint", "read_metadata", "write_checkpoint"]
+__all__ = ["load_weights", "read_checkpoint", "read_written", "write_checkpoint"]
 
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
@@ -152,16 +154,22 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
     write_tensors(path, plain, metadata)
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file that `write_checkpoint` wrote.
+def read_written(path: Path) -> Stored | None:
+    """Tensors and metadata of a file that `write_checkpoint` wrote; None for a safetensors file of somebody else.
 
     Raises:
-        InputError: unreadable or truncated.
+        InputError: no safetensors file, or damaged.
     """
+    stored = read_tensors(path)
+    if stored is not None:
+        return stored
     try:
-        return dict(read_text(path) or {})
+        ours = is_of_write_tensors(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+    if ours:
+        raise InputError(f"model.checkpoint={path}: damaged, its digest is another; copy it again, or train it anew")
+    return None
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -173,12 +181,8 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     """Anybody's file; one that `write_checkpoint` wrote must be intact."""
-    stored = read_tensors(path)
-    if stored is not None:
-        return stored.tensors
-    if read_text(path) is not None:
-        raise InputError(f"model.checkpoint={path}: damaged, its digest is another; copy it again, or train it anew")
-    return safetensors.torch.load_file(path)
+    stored = read_written(path)
+    return stored.tensors if stored is not None else safetensors.torch.load_file(path)
 
 
 def _other_outputs(own: Mapping[str, Tensor], state: Mapping[str, Tensor], classes: int) -> int | None:
@@ -195,6 +199,7 @@ def _other_outputs(own: Mapping[str, Tensor], state: Mapping[str, Tensor], class
 
 def _read_torch(path: Path) -> Any:
     try:
+        _check_zip(path)
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols; the error below says what matters
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -221,6 +226,22 @@ def _is_module(name: str) -> bool:
         ("torch.nn.modules", "torchvision.models", "timm.models", "__main__.", "quant_sweep.models")
     )
     return known and last[:1].isupper()
+
+
+def _check_zip(path: Path) -> None:
+    """Hold each record of a zip, which `torch.save` writes, against its CRC; `torch.load` itself does not.
+
+    The older form, one pickle and then the numbers, has nothing to be held against.
+
+    Raises:
+        Exception: of many types, since a damaged file makes zipfile stumble in any way.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        record = archive.testzip()
+    if record is not None:
+        raise zipfile.BadZipFile(f"the checksum of its record {record} is another")
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -28,13 +28,16 @@ def record_float(record: Recorder, model: nn.Module, evaluation: Evaluation) -> 
     record.table(_predictions({"float_prediction": evaluation}), _PREDICTIONS)
 
 
-def recorded_float(tracker: Tracker, run: FinishedRun, labels: Tensor) -> Evaluation:
-    """What `record_float` left in a finished run.
+def recorded_float(tracker: Tracker, run: FinishedRun, labels: Tensor) -> Evaluation | None:
+    """What `record_float` left in a finished run; None where its predictions are damaged or gone.
 
     Args:
         labels: of the test images, int64 (n,).
     """
-    table = pd.read_csv(tracker.load_artifact(run.run_id, _PREDICTIONS))
+    path = tracker.load_artifact(run.run_id, _PREDICTIONS)
+    if path is None:
+        return None
+    table = pd.read_csv(path)
     predictions = torch.tensor(table["float_prediction"].to_numpy(copy=True))
     return Evaluation(predictions, labels, run.metrics["evaluation_seconds"])
 

@@ -81,7 +81,10 @@ def _float_baseline(tracker: Tracker, prepared: Prepared) -> Evaluation:
     with tracker.lock(key):
         finished = tracker.find_finished(key)
         if finished is not None:
-            return recorded_float(tracker, finished, data.test.labels)
+            recorded = recorded_float(tracker, finished, data.test.labels)
+            if recorded is not None:
+                return recorded
+            log.warning("run %s: its predictions are damaged; the float model is evaluated again", finished.run_id)
         params = {name: value for name, value in point.params().items() if name.split(".")[0] in ("model", "data")}
         name = f"{point.settings['model']['name']} float"
         with tracker.record(kind="float", key=key, name=name, params=params) as record:

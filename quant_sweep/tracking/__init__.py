@@ -12,6 +12,7 @@ after a crash too.
 """
 
 from quant_sweep.tracking.recorder import Recorder
-from quant_sweep.tracking.tracker import FinishedRun, Kind, Tracker, read_runs
+from quant_sweep.tracking.runs import Kind, read_runs
+from quant_sweep.tracking.tracker import FinishedRun, Tracker, sweep_alive
 
-__all__ = ["FinishedRun", "Kind", "Recorder", "Tracker", "read_runs"]
+__all__ = ["FinishedRun", "Kind", "Recorder", "Tracker", "read_runs", "sweep_alive"]

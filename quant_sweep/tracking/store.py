@@ -2,31 +2,31 @@
 
 Processes that open a database that does not exist yet race in MLflow's migration and destroy it, so the first open and
 the creation of an experiment happen under a file lock beside the database. Every way in which the store cannot be used
-is an `InputError` within seconds; MLflow alone would try again for minutes. Left out: credentials, which MLflow reads
-from its own environment variables.
+is an `InputError` within seconds (a locked database: after 20); MLflow alone would try again for minutes. Left out:
+credentials, which MLflow reads from its own environment variables.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from quant_sweep.errors import InputError
+from quant_sweep.tracking.database import create_whole, is_empty, is_half_made, why_unusable
+from quant_sweep.tracking.failures import ALLOWED, opening, prepare_mlflow, unusable
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-_ALLOWED = "use sqlite:///FOLDER/mlflow.db or the http(s) address of an MLflow server"
 _SQLITE = "sqlite:///"
 _PROBE_SECONDS = 5.0
 
@@ -42,7 +42,7 @@ def absolute_uri(uri: str) -> str:
         return _SQLITE + str(Path(path).absolute()) + mark + options
     if urlsplit(uri).scheme in ("http", "https") and urlsplit(uri).hostname:
         return uri.rstrip("/")
-    raise InputError(f"tracking.uri={uri!r}: no store that can be used; {_ALLOWED}")
+    raise InputError(f"tracking.uri={uri!r}: no store that can be used; {ALLOWED}")
 
 
 def open_store(uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
@@ -64,7 +64,10 @@ def open_store(uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient
         make_folder(database.parent, "tracking.uri", uri)
         make_folder(artifacts, "tracking.artifacts", str(artifacts))
     location = artifacts.absolute().as_uri() if database is not None else None
-    with _opening(uri):
+    with _turn(uri, database), opening(uri):
+        if database is not None and is_empty(database):
+            create_whole(database, str(location))
+        _probe(uri, database)
         client = _client(uri)
         found = _experiment_id(client, experiment)
         return client, found if found is not None else _create(client, experiment, location)
@@ -77,9 +80,13 @@ def open_existing(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         InputError: no such store or experiment; the message lists the experiments that are there.
     """
     database = _database(uri)
-    if database is not None and not database.is_file():
-        raise InputError(f"tracking.uri={uri!r}: no such database; run a sweep first, or name one that is there")
-    with _opening(uri):
+    if database is not None:
+        with opening(uri):
+            empty = is_empty(database)
+        if empty:
+            raise InputError(f"tracking.uri={uri!r}: no such database; run a sweep first, or name one that is there")
+    with _turn(uri, database), opening(uri):
+        _probe(uri, database)
         client = _client(uri)
         found = _experiment_id(client, experiment)
         if found is None:
@@ -100,6 +107,11 @@ def make_folder(folder: Path, key: str, value: str) -> None:
         raise InputError(f"{key}={value!r}: cannot create the folder {folder} ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"{key}={value!r}: the folder {folder} is read-only; choose one that you may write to")
+    try:
+        with TemporaryFile(dir=folder):  # /proc is writable and takes no file
+            pass
+    except OSError as error:
+        raise InputError(f"{key}={value!r}: the folder {folder} takes no files ({error.strerror})") from error
 
 
 def _database(uri: str) -> Path | None:
@@ -108,33 +120,42 @@ def _database(uri: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def _opening(uri: str) -> Iterator[None]:
-    """Probe the store, then let one process at a time open it; what MLflow raises becomes one line."""
-    database = _database(uri)
-    turn: AbstractContextManager[object] = contextlib.nullcontext()
-    if database is not None:
-        turn = FileLock(database.with_name(f".{database.name}.init.lock"))
-    with turn:
-        _probe(uri, database)
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while MLflow is imported
-        from mlflow.exceptions import MlflowException
-
+def _turn(uri: str, database: Path | None) -> Iterator[None]:
+    """Let one process at a time open a database; a half-made one that MLflow cannot open is named."""
+    prepare_mlflow()
+    if database is None:
+        yield
+        return
+    lock = FileLock(database.with_name(f".{database.name}.init.lock"))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise unusable(uri, error) from error
+    with lock:
         try:
             yield
-        except MlflowException as error:
-            raise InputError(f"tracking.uri={uri!r}: {_one_line(error)}; {_ALLOWED}") from error
+        except InputError as error:
+            if error.__cause__ is None or not is_half_made(database):
+                raise
+            raise InputError(
+                f"tracking.uri={uri!r}: half-made, its creation was interrupted and no run is in it; "
+                f"remove {database} and start again"
+            ) from error
 
 
 def _probe(uri: str, database: Path | None) -> None:
-    """One quick question to the store before MLflow, which is patient, asks."""
-    try:
-        if database is None:
-            _probe_server(uri)
-        else:
-            with contextlib.closing(sqlite3.connect(database, timeout=20.0)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-    except (OSError, sqlite3.Error) as error:
-        raise InputError(f"tracking.uri={uri!r}: cannot be used ({_one_line(error)}); {_ALLOWED}") from error
+    """One quick question to the store before MLflow, which is patient, asks.
+
+    Raises:
+        InputError, OSError, sqlite3.Error: it cannot be used.
+    """
+    reason = None
+    if database is None:
+        _probe_server(uri)
+    else:
+        reason = why_unusable(database)
+    if reason is not None:
+        raise InputError(f"tracking.uri={uri!r}: {reason}; {ALLOWED}")
 
 
 def _probe_server(uri: str) -> None:
@@ -174,8 +195,3 @@ def _create(client: MlflowClient, name: str, location: str | None) -> str:
         if found is None:
             raise
         return found
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

@@ -1,4 +1,4 @@
-"""Find, record and read the runs of one experiment.
+"""Find and record the runs of one experiment.
 
 The order of the writes is what makes a run countable: params first, then everything the work yields, then MLflow's
 status FINISHED, then the completion mark. A process that dies anywhere leaves no mark. Who records a key holds its
@@ -10,30 +10,26 @@ newest finished run counts.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from quant_sweep.tracking.recorder import Recorder
+from quant_sweep.tracking.failures import one_line, using
+from quant_sweep.tracking.recorder import DIGESTS, Recorder, file_digest
+from quant_sweep.tracking.runs import ERROR, KEY, KIND, MARK, PARENT, Kind, frame, search, status_of
 from quant_sweep.tracking.store import absolute_uri, make_folder, open_existing, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-Kind: TypeAlias = Literal["point", "float", "train", "sweep", "sensitivity"]
-Status: TypeAlias = Literal["finished", "failed", "killed", "running"]
-
-_KEY, _KIND, _MARK, _ERROR = (f"quant_sweep.{name}" for name in ("key", "kind", "complete", "error"))
-_PARENT = "mlflow.parentRunId"
-_RESERVED_TAGS = ("mlflow.", "quant_sweep.")  # beginnings of those that are no remarks
-_PAGE = 1000  # runs in one request
 _LONGEST_ERROR = 1000  # characters
 _log = logging.getLogger(__name__)
 
@@ -74,10 +70,20 @@ class Tracker:
         client, experiment_id = open_store(absolute, experiment, artifacts)
         return cls(client, experiment_id, lock_dir.absolute())
 
+    @classmethod
+    def open_existing(cls, uri: str, experiment: str, lock_dir: Path) -> Tracker:
+        """Connect to an experiment that is there; creates nothing.
+
+        Raises:
+            InputError: no such store or experiment.
+        """
+        return cls(*open_existing(absolute_uri(uri), experiment), lock_dir.absolute())
+
     def find_finished(self, key: str) -> FinishedRun | None:
         """The newest run of `key` whose completion mark is there."""
-        query = f"tags.`{_KEY}` = '{_checked(key)}' and tags.`{_MARK}` = 'true'"
-        found = self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"], max_results=1)
+        query = f"tags.`{KEY}` = '{_checked(key)}' and tags.`{MARK}` = 'true'"
+        with using(self.client):
+            found = self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"], max_results=1)
         if not found:
             return None
         run = found[0]
@@ -123,12 +129,13 @@ class Tracker:
             tags: more tags.
         """
         self._close_left_open(key)
-        all_tags = {**(tags or {}), _KEY: key, _KIND: kind} | ({_PARENT: parent} if parent else {})
-        run_id = str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+        all_tags = {**(tags or {}), KEY: key, KIND: kind} | ({PARENT: parent} if parent else {})
+        run_id = self._create_run(name, all_tags)
         try:
             recorder = Recorder(self.client, run_id)
             recorder.params(params)
             yield recorder
+            recorder.seal()
         except BaseException as error:
             self._end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED", error)
             raise
@@ -140,103 +147,108 @@ class Tracker:
             found = self._find_sweep(name)
             if found is not None:
                 return found
-            tags = {_KEY: name, _KIND: "sweep"}
-            return str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
+            self._close_abandoned()
+            return self._create_run(name, {KEY: name, KIND: "sweep"})
 
     def finish_sweep(self, name: str) -> None:
         """Close the parent of a multirun, its jobs failed or not. A multirun that had nothing to do has none."""
         found = self._find_sweep(name)
         if found is not None:
             self._finish(found)
+        self._close_abandoned()
+
+    def kill_sweep(self, name: str, error: BaseException) -> None:
+        """Close the parent of a multirun that was stopped by `error`."""
+        found = self._find_sweep(name)
+        if found is not None:
+            self._end(found, "KILLED", error)
 
     def _find_sweep(self, name: str) -> str | None:
-        query = f"tags.`{_KEY}` = '{_checked(name)}' and tags.`{_KIND}` = 'sweep'"
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        query = f"tags.`{KEY}` = '{_checked(name)}' and tags.`{KIND}` = 'sweep'"
+        with using(self.client):
+            found = self.client.search_runs([self.experiment_id], query, max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def load_artifact(self, run_id: str, path: str) -> Path:
-        """A local file with the artifact `path`: the stored file, or a temporary copy of a server's. Do not write."""
-        return Path(self.client.download_artifacts(run_id, path))
+    def load_artifact(self, run_id: str, path: str) -> Path | None:
+        """A local file with the artifact `path` of a finished run: the stored file, or a temporary copy of a server's.
+
+        Do not write to it. None where it is gone, or is not as it was written.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with using(self.client):
+            tags = self.client.get_run(run_id).data.tags
+            try:
+                file = Path(self.client.download_artifacts(run_id, path))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        try:
+            return file if file_digest(file) == json.loads(tags[DIGESTS])[path] else None
+        except (OSError, LookupError, ValueError):
+            return None
 
     def runs(self) -> pd.DataFrame:
         """Every run of the experiment; see `read_runs`."""
-        return _frame(self.client, self.experiment_id)
+        return frame(self.client, self.experiment_id)
+
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        with using(self.client):
+            return str(self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id)
 
     def _finish(self, run_id: str) -> None:
-        self.client.set_terminated(run_id, "FINISHED")
-        self.client.set_tag(run_id, _MARK, "true")
+        with using(self.client):
+            self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_tag(run_id, MARK, "true")
 
     def _end(self, run_id: str, status: str, error: BaseException) -> None:
         """Note why a run ended. If even that fails, the error of the work is the one to see."""
         lines = str(error).strip().splitlines() or [""]
         try:
-            self.client.set_tag(run_id, _ERROR, f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR])
+            self.client.set_tag(run_id, ERROR, f"{type(error).__name__}: {lines[0]}"[:_LONGEST_ERROR])
             self.client.set_terminated(run_id, status)
-        except Exception:
-            _log.warning("run %s could not be set to %s", run_id, status, exc_info=True)
+        except Exception as failure:
+            _log.warning("run %s could not be set to %s: %s", run_id, status, one_line(failure))
+
+    def _close_abandoned(self) -> None:
+        """Set what dead processes left open to KILLED: runs whose lock lies here and is held by nobody.
+
+        A run of another machine, whose processes this one does not know, has no lock here.
+        """
+        died_at_the_end = f"attributes.status = 'FINISHED' and tags.`{KIND}` = 'sweep'"  # before the mark
+        for query in ("attributes.status = 'RUNNING'", died_at_the_end):
+            for run in list(search(self.client, self.experiment_id, query)):
+                key, kind = (run.data.tags.get(name, "") for name in (KEY, KIND))
+                path = _alive_path(self.lock_dir, key) if kind == "sweep" else self.lock_dir / f"{key}.lock"
+                if status_of(run) == "running" and path.is_file():
+                    with contextlib.suppress(Timeout), FileLock(path, timeout=0), using(self.client):
+                        if status_of(self.client.get_run(run.info.run_id)) == "running":  # now, under its lock
+                            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _close_left_open(self, key: str) -> None:
-        query = f"tags.`{_KEY}` = '{_checked(key)}'"
-        for run in list(_search(self.client, self.experiment_id, query)):
-            if _status(run) == "running":
-                self.client.set_terminated(run.info.run_id, "KILLED")
+        query = f"tags.`{KEY}` = '{_checked(key)}'"
+        for run in list(search(self.client, self.experiment_id, query)):
+            if status_of(run) == "running":
+                with using(self.client):
+                    self.client.set_terminated(run.info.run_id, "KILLED")
 
 
-def read_runs(uri: str, experiment: str) -> pd.DataFrame:
-    """Every run of an experiment that exists, one row each, oldest first.
+def sweep_alive(lock_dir: Path, name: str) -> AbstractContextManager[object]:
+    """Say that the multirun `name` goes on, until the context that is returned ends, or the process does.
 
-    Columns: run_id, name, kind, key, parent, status (finished, failed, killed or running), start_time (ms since 1970),
-    error, then `params.<name>` and `tags.<name>` (text) and `metrics.<name>` (float), missing where a run has none.
-    A run is `finished` only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is
-    one whose process was killed and whose key nobody took up since.
-
-    Raises:
-        InputError: no such store or experiment; nothing is created.
+    Where `lock_dir` cannot be written nothing is said; `Tracker.open` refuses it.
     """
-    return _frame(*open_existing(absolute_uri(uri), experiment))
+    try:
+        lock_dir.mkdir(parents=True, exist_ok=True)
+        return FileLock(_alive_path(lock_dir, name)).acquire(timeout=0)
+    except (OSError, Timeout):
+        return contextlib.nullcontext()
 
 
-def _frame(client: MlflowClient, experiment_id: str) -> pd.DataFrame:
-    import pandas as pd
-
-    head = ["run_id", "name", "kind", "key", "parent", "status", "start_time", "error"]
-    rows = [_row(run) for run in _search(client, experiment_id) if _KIND in run.data.tags]
-    names = sorted({name for row in rows for name in row} - set(head))
-    return pd.DataFrame(rows, columns=head + names).sort_values(["start_time", "run_id"], ignore_index=True)
-
-
-def _row(run: Run) -> dict[str, object]:
-    tags = run.data.tags
-    return {
-        "run_id": run.info.run_id,
-        "name": run.info.run_name or "",
-        "kind": tags[_KIND],
-        "key": tags[_KEY],
-        "parent": tags.get(_PARENT, ""),
-        "status": _status(run),
-        "start_time": run.info.start_time,
-        "error": tags.get(_ERROR, ""),
-        **{f"params.{name}": text for name, text in run.data.params.items()},
-        **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
-        **{f"tags.{name}": text for name, text in tags.items() if not name.startswith(_RESERVED_TAGS)},
-    }
-
-
-def _status(run: Run) -> Status:
-    if run.data.tags.get(_MARK) == "true":
-        return "finished"
-    ended: dict[str, Status] = {"FAILED": "failed", "KILLED": "killed"}
-    return ended.get(run.info.status, "running")
-
-
-def _search(client: MlflowClient, experiment_id: str, query: str = "") -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], query, max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _alive_path(lock_dir: Path, name: str) -> Path:
+    """The lock that the process of a multirun holds; one of another name serves who creates its parent."""
+    return lock_dir / f"sweep-{name}.alive.lock"
 
 
 def _checked(key: str) -> str:

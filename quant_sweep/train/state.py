@@ -9,15 +9,16 @@ from its own stream (see `loop`). `best` is written first, so a crash in between
 import dataclasses
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quant_sweep.data.base import DataSet
 from quant_sweep.errors import InputError
-from quant_sweep.models.checkpoint import load_weights, read_checkpoint, read_metadata, write_checkpoint
+from quant_sweep.models.checkpoint import load_weights, read_written, write_checkpoint
 from quant_sweep.train.config import TrainConfig
 
 __all__ = ["Best", "EpochResult", "best_path", "identity", "last_path", "prepare_folder", "read_best", "resume", "save"]
@@ -118,9 +119,8 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sam
     last = last_path(folder)
     if not last.exists():
         return []
-    training = _entry(last, TRAINING)
+    stored, training = _read(last, TRAINING)
     _check_same(last, training["same"], same)
-    stored = read_checkpoint(last)
     state = {n.removeprefix("model."): t for n, t in stored.items() if n.startswith("model.")}
     load_weights(model, state, str(last))
     for name, parameter in model.named_parameters():
@@ -140,15 +140,20 @@ def read_best(folder: Path) -> Best:
     path = best_path(folder)
     if not path.exists():
         raise InputError(f"outputs_dir: {path} is missing beside {last_path(folder).name}; remove both to train anew")
-    return Best(**_entry(path, BEST))
+    _, best = _read(path, BEST)
+    return Best(**best)
 
 
-def _entry(path: Path, name: str) -> Any:
-    """What `save` wrote into the metadata of a file."""
-    written = read_metadata(path)
-    if name not in written:
+def _read(path: Path, name: str) -> tuple[Mapping[str, Tensor], Any]:
+    """The tensors of a file that `save` wrote, and what it wrote into the metadata as `name`.
+
+    Raises:
+        InputError: the file is damaged, or not from `save`.
+    """
+    written = read_written(path)
+    if written is None or name not in written.text:
         raise InputError(f"outputs_dir: {path} is not from this version of the training; remove it to train anew")
-    return json.loads(written[name])
+    return written.tensors, json.loads(written.text[name])
 
 
 def _check_same(last: Path, stored: dict[str, Any], same: dict[str, Any]) -> None:

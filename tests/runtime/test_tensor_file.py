@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quant_sweep.runtime.tensor_file import digest_of, read_tensors, read_text, write_tensors
+from quant_sweep.runtime.tensor_file import digest_of, is_of_write_tensors, read_tensors, write_tensors
 
 TEXT = {"names": '["é", "b"]', "empty": ""}
 
@@ -45,15 +45,18 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_text_alone(tmp_path: Path) -> None:
+def test_a_damaged_file_is_still_known_as_ours(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a", tensors(), TEXT)
-    assert read_text(tmp_path / "a") == TEXT
+    assert is_of_write_tensors(tmp_path / "a")
+    (tmp_path / "renamed").write_bytes((tmp_path / "a").read_bytes().replace(b"quant_sweep", b"quant_sweeq"))
+    assert read_tensors(tmp_path / "renamed") is None
+    assert is_of_write_tensors(tmp_path / "renamed")
     without_entry(tmp_path / "b")
-    assert read_text(tmp_path / "b") is None
+    assert not is_of_write_tensors(tmp_path / "b")
     entry_is_no_object(tmp_path / "c")
-    for path in (tmp_path / "c", tmp_path / "none"):
-        with pytest.raises((SafetensorError, OSError)):
-            read_text(path)
+    assert is_of_write_tensors(tmp_path / "c")
+    with pytest.raises((SafetensorError, OSError)):
+        is_of_write_tensors(tmp_path / "none")
 
 
 def test_equal_contents_give_equal_files(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -7,10 +8,13 @@ from unittest.mock import patch
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric_name
 from test_store import open_tracker
 
-from quant_sweep.tracking import Tracker
-from quant_sweep.tracking.recorder import clean_names
+from quant_sweep.tracking import Tracker, sweep_alive
+from quant_sweep.tracking.names import stored_names
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +112,43 @@ def test_many_metrics_are_one_request(tracker: Tracker) -> None:
     assert done.metrics["zero_point/layer2000"] == 2000.0
 
 
-def test_names_fit_mlflow(tracker: Tracker) -> None:
+def test_any_name_is_stored_and_its_full_form_kept(tracker: Tracker) -> None:
+    names = ["scale/layers[1]#x", "a[1", "a]1", "a_1", "größe", "x" * 300, "", "/abs", "../up", "a//b", "a/./b"]
     with tracker.record(kind="point", key="k", name="n", params={"overrides[0]": 1}) as recorder:
-        recorder.metrics({"scale/layers[1]#x": 1.0})
+        recorder.metrics({name: float(value) for value, name in enumerate(names)})
+        recorder.metrics({"a)1": 100.0, "a_1": 101.0})
     done = tracker.find_finished("k")
     assert done is not None
-    assert "scale/layers_1__x" in done.metrics
+    assert done.metrics["scale/layers_1__x"] == 0.0
     assert done.params == {"overrides_0_": "1"}
-    with pytest.raises(ValueError, match="a\\[1"):
-        clean_names({"a[1": 0, "a]1": 0})
+    path = tracker.load_artifact(done.run_id, "names.json")
+    assert path is not None
+    full = json.loads(path.read_text())
+    assert full.pop("overrides_0_") == "overrides[0]"
+    values = {full.get(stored, stored): value for stored, value in done.metrics.items()}
+    assert values == {**{name: float(value) for value, name in enumerate(names)}, "a)1": 100.0, "a_1": 101.0}
+
+
+@given(st.lists(st.text() | st.text(alphabet="a_[./", max_size=6), max_size=12))
+def test_stored_names_differ_and_suit_mlflow(names: list[str]) -> None:
+    stored = stored_names(names, {})
+    assert stored.keys() == set(names)
+    assert len(set(stored.values())) == len(stored)
+    for name in stored.values():
+        _validate_metric_name(name)
+        assert len(name) <= 250
+    assert stored_names([*names, "another"], stored).items() >= stored.items()
+
+
+def test_a_damaged_artifact_is_not_given_out(tracker: Tracker, store: Path) -> None:
+    with tracker.record(kind="point", key="k", name="n", params={}) as recorder:
+        recorder.text("1,2\n", "tables/a.csv")
+    assert tracker.load_artifact(recorder.run_id, "tables/a.csv") is not None
+    (path,) = (store / "artifacts" / recorder.run_id).rglob("a.csv")
+    path.write_text("1,3\n")
+    assert tracker.load_artifact(recorder.run_id, "tables/a.csv") is None
+    path.unlink()
+    assert tracker.load_artifact(recorder.run_id, "tables/a.csv") is None
 
 
 def test_a_long_param_is_kept_whole(tracker: Tracker) -> None:
@@ -142,13 +174,43 @@ def test_a_sweep_is_one_parent(tracker: Tracker) -> None:
     assert tracker.runs().set_index("run_id").loc[parent, "status"] == "finished"
 
 
+def test_what_dead_processes_left_open_is_closed_by_the_next_sweep(tracker: Tracker) -> None:
+    """A lock file that nobody holds stands for a process that died; one that is held, for one that works."""
+    dead = tracker.sweep("dead")
+    dead_point = tracker._create_run("n", {"quant_sweep.key": "d", "quant_sweep.kind": "point"})
+    with sweep_alive(tracker.lock_dir, "dead"), tracker.lock("d"):
+        pass
+    died_at_the_end = tracker.sweep("end")
+    tracker.client.set_terminated(died_at_the_end, "FINISHED")
+    with sweep_alive(tracker.lock_dir, "end"):
+        pass
+    alive = tracker.sweep("alive")
+    elsewhere = tracker.sweep("elsewhere")
+    with sweep_alive(tracker.lock_dir, "alive"):
+        tracker.sweep("next")
+        status = tracker.runs().set_index("run_id")["status"]
+        assert status[[dead, dead_point, died_at_the_end]].tolist() == ["killed"] * 3
+        assert status[[alive, elsewhere]].tolist() == ["running"] * 2
+    tracker.finish_sweep("next")
+    assert tracker.runs().set_index("run_id")["status"][[alive, elsewhere]].tolist() == ["killed", "running"]
+
+
+def test_a_sweep_that_was_stopped_is_killed(tracker: Tracker) -> None:
+    run_id = tracker.sweep("stopped")
+    tracker.kill_sweep("stopped", KeyboardInterrupt("by hand"))
+    row = tracker.runs().set_index("run_id").loc[run_id]
+    assert (row["status"], row["error"]) == ("killed", "KeyboardInterrupt: by hand")
+
+
 def test_a_file_keeps_its_name(tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"123")
     with tracker.record(kind="train", key="k", name="n", params={}) as recorder:
         recorder.file(tmp_path / "model.bin", "weights/model.bin")
         with pytest.raises(ValueError, match="own name"):
             recorder.file(tmp_path / "model.bin", "weights/other.bin")
-    assert tracker.load_artifact(recorder.run_id, "weights/model.bin").read_bytes() == b"123"
+    kept = tracker.load_artifact(recorder.run_id, "weights/model.bin")
+    assert kept is not None
+    assert kept.read_bytes() == b"123"
 
 
 @pytest.mark.parametrize("key", ["", "a/b", "a'b", "a" * 201, "a\n"])
