@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
     from quant_sweep.quantization.scheme import AFFINE, Scheme
+    from quant_sweep.recovery import Bias, Reconstruct, Recovery
 
     __version__: str
 
 __all__ = [
     "AFFINE",
     "MSE",
+    "Bias",
     "Calibration",
     "DataSet",
     "Engine",
@@ -47,6 +49,8 @@ __all__ = [
     "QuantGraph",
     "QuantSpec",
     "Quantized",
+    "Reconstruct",
+    "Recovery",
     "Scheme",
     "Simulate",
     "__version__",
@@ -70,6 +74,7 @@ _EXPORTS = {
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),
     "quantization.scheme": ("AFFINE", "Scheme"),
+    "recovery": ("Bias", "Reconstruct", "Recovery"),
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 

@@ -51,5 +51,7 @@ def prepare(point: Point) -> Prepared:
     graph = model.graph(point.fusion)
     specs = assign_specs(graph, point.scheme, point.widths)
     wanted = settings["calibration"]
-    images = draw_calibration_images(data, wanted["images"], wanted["batch_size"], settings["seed"], wanted["augment"])
+    images = draw_calibration_images(
+        *(data, wanted["images"], wanted["batch_size"], settings["seed"], wanted["augment"], wanted["balanced"])
+    )
     return Prepared(point.settled(graph, specs), data, model, graph, specs, images)
