@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
     from quant_sweep.quantization.scheme import AFFINE, Scheme
-    from quant_sweep.recovery import Bias, Reconstruct, Recovery
+    from quant_sweep.recovery import Bias, Distill, Reconstruct, Recovery
 
     __version__: str
 
@@ -32,6 +32,7 @@ __all__ = [
     "Bias",
     "Calibration",
     "DataSet",
+    "Distill",
     "Engine",
     "Entropy",
     "Evaluation",
@@ -74,7 +75,7 @@ _EXPORTS = {
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),
     "quantization.scheme": ("AFFINE", "Scheme"),
-    "recovery": ("Bias", "Reconstruct", "Recovery"),
+    "recovery": ("Bias", "Distill", "Reconstruct", "Recovery"),
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 

@@ -2,11 +2,13 @@
 
 from quant_sweep.recovery.base import OnGrids, Recovery
 from quant_sweep.recovery.bias import Bias
+from quant_sweep.recovery.distill import Distill
 from quant_sweep.recovery.reconstruct import Reconstruct
 from quant_sweep.recovery.recover import Recovered, Step, check_enough, recover, recover_once, split_off
 
 __all__ = [
     "Bias",
+    "Distill",
     "OnGrids",
     "Reconstruct",
     "Recovered",

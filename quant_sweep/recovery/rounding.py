@@ -3,10 +3,12 @@
 With H = sum of x x^T over the rows x that the layer reads, codes q with scale s cost (w - s q)^T H (w - s q). Codes are
 found in three steps, for all output channels at once:
 
-    scale        for each of several scales around the one with the least squared error of the weights:
-    GPTQ         round one weight after another, the one with the largest H_kk first, and move those not yet rounded so
-                 that they make up for the error; the scale with the least cost is kept
-    descent      in turns, the best scale for the codes, s = q H w / q H q, and each code the best while all others stay
+    scale        the one with the least squared error of the weights, and several around it
+    GPTQ         with each: round one weight after another, the one with the largest H_kk first, and move those not yet
+                 rounded so that they make up for the error; the scale with the least cost is kept, or the nearest
+                 codes where they cost less
+    descent      in turns, the best scale for the codes, s = q H w / q H q, and each code the best while all others
+                 stay
 
 Sources: GPTQ, Frantar et al. 2022, arXiv:2210.17323; coordinate descent, COMQ, Zhang et al. 2024, arXiv:2403.07134.
 Leaves out: grids with a zero-point, which weights have none of here.
@@ -55,24 +57,31 @@ def round_weights(w: Tensor, h: Tensor, levels: Levels, sweeps: int) -> tuple[Te
         codes, float64, whole numbers shaped like w; scales, float64 (groups, channels).
     """
     base = least_squared_error_scale(w, levels)
-    scales = torch.stack([base * factor for factor in _FACTORS])  # (factors, groups, channels)
-    w, scale = w.contiguous(), base
-    codes = gptq(w.repeat(1, len(_FACTORS), 1), h, torch.cat(list(scales), dim=1), levels)
-    codes = codes.reshape(len(w), len(_FACTORS), -1, w.shape[2]).transpose(0, 1)  # (factors, groups, channels, k)
-    costs = torch.stack([cost(w, h, q, s) for q, s in zip(codes, scales, strict=True)])
-    best = costs.argmin(dim=0) if levels.per_channel else costs.sum(dim=(1, 2)).argmin().expand(costs.shape[1:])
-    scale = scales.gather(0, best[None])[0]
-    q = codes.gather(0, best[None, :, :, None].expand(1, *w.shape))[0]
+    scales = torch.stack([base, *(base * factor for factor in _FACTORS)])  # (candidates, groups, channels)
+    together = scales[1:].transpose(0, 1).flatten(1)  # (groups, factors * channels)
+    rounded = gptq(w.repeat(1, len(_FACTORS), 1), h, together, levels)
+    rounded = rounded.reshape(len(w), len(_FACTORS), *w.shape[1:]).transpose(0, 1)
+    candidates = torch.cat([nearest(w, base, levels)[None], rounded])  # (candidates, groups, channels, k)
+    chosen = _cheapest(cost(w, h, candidates, scales), levels)
+    scale = scales.gather(0, chosen[None])[0]
+    q = candidates.gather(0, chosen[None, ..., None].expand(1, *w.shape))[0]
     for _ in range(sweeps):
         scale = _refitted(w, h, q, scale, levels)
         q = descend(w, h, q, scale, levels)
     return q, scale
 
 
+def _cheapest(costs: Tensor, levels: Levels) -> Tensor:
+    """Which candidate costs least, of each channel or of all together: (groups, channels)."""
+    if levels.per_channel:
+        return costs.argmin(dim=0)
+    return costs.sum(dim=(1, 2)).argmin().expand(costs.shape[1:])
+
+
 def cost(w: Tensor, h: Tensor, q: Tensor, scale: Tensor) -> Tensor:
-    """(w - s q)^T H (w - s q), (groups, channels)."""
+    """(w - s q)^T H (w - s q), shaped like scale."""
     error = w - q * scale[..., None]
-    return ((error @ h) * error).sum(dim=2)
+    return ((error @ h) * error).sum(dim=-1)
 
 
 def least_squared_error_scale(w: Tensor, levels: Levels) -> Tensor:
@@ -151,7 +160,7 @@ def descend(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> T
 def _refitted(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> Tensor:
     """The best scale for the codes; the old one where they are all 0, or where it would not be above 0."""
     weighted = q @ h
-    along, size = (weighted * w).sum(dim=2), (weighted * q).sum(dim=2)
+    along, size = (weighted * w).sum(dim=-1), (weighted * q).sum(dim=-1)
     if not levels.per_channel:
-        along, size = along.sum().expand(along.shape), size.sum().expand(size.shape)
+        along, size = (total.sum(dim=(-1, -2), keepdim=True).expand(total.shape) for total in (along, size))
     return torch.where((size > 0) & (along > 0), along / size.clamp(min=_SMALLEST), scale)

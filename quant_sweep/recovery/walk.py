@@ -94,8 +94,9 @@ class _Walk:
         self.float_constants = {name: value.to(device) for name, value in self.original.constants.items()}
         self.constants = {name: value.to(device) for name, value in self.graph.constants.items()}
         self.nodes = {node.name: node for node in self.graph.nodes}
-        self.float: Values = {INPUT: list(batches)}
-        self.here: Values = {INPUT: list(batches)}
+        images = [_side_by_side(batch) for batch in batches]
+        self.float: Values = {INPUT: images}
+        self.here: Values = {INPUT: list(images)}
 
     def run(self) -> OnGrids:
         unread = {name: len(readers) for name, readers in self.graph.readers.items()}
@@ -179,6 +180,11 @@ class _Walk:
         stem = node.inputs[1].removesuffix(".weight")
         wanted = (f"{stem}.bias", f"{stem}.recovered_bias", f"{node.name}.recovered_bias")
         return next(name for name in wanted if name not in self.constants)
+
+
+def _side_by_side(batch: Tensor) -> Tensor:
+    """The same images with their channels side by side: convolutions, and windows of them, are then read faster."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
 
 
 def added_to(graph: Graph, layer: Node) -> Node | None:
