@@ -65,7 +65,7 @@ def record_result(
             metrics[f"scale/{name}"] = grid.scale.item()
             metrics[f"zero_point/{name}"] = grid.zero_point.item()
     record.metrics(metrics)
-    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, original=prepared.graph)
+    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, prepared.graph)
     record.table(table, "qparams.csv")
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
 
