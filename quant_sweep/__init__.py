@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
     from quant_sweep.quantization.scheme import AFFINE, Scheme
+    from quant_sweep.recovery import Bias, Distill, Reconstruct, Recovery
 
     __version__: str
 
 __all__ = [
     "AFFINE",
     "MSE",
+    "Bias",
     "Calibration",
     "DataSet",
+    "Distill",
     "Engine",
     "Entropy",
     "Evaluation",
@@ -47,6 +50,8 @@ __all__ = [
     "QuantGraph",
     "QuantSpec",
     "Quantized",
+    "Reconstruct",
+    "Recovery",
     "Scheme",
     "Simulate",
     "__version__",
@@ -70,6 +75,7 @@ _EXPORTS = {
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),
     "quantization.scheme": ("AFFINE", "Scheme"),
+    "recovery": ("Bias", "Distill", "Reconstruct", "Recovery"),
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 

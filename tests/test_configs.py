@@ -9,12 +9,13 @@ import pytest
 import yaml
 from configured import composed, concrete_classes
 
-from quant_sweep import engines, observers
+from quant_sweep import engines, observers, recovery
 from quant_sweep.cli import schema, sweep_schema
 from quant_sweep.cli.hydra_app import config_folder
 from quant_sweep.engines import Auto, Engine, Flow
 from quant_sweep.observers import FakeHist, Hist, Observer
 from quant_sweep.quantization.scheme import AFFINE
+from quant_sweep.recovery import Recovery
 from quant_sweep.sweep.build import build, plain
 from quant_sweep.sweep.point import read_point
 from quant_sweep.train import TrainConfig
@@ -29,6 +30,7 @@ SWEEP_GROUPS = [
     "scheme",
     "engine",
     "calibration",
+    "recovery",
     "tracking",
     "experiment",
     "row",
@@ -58,7 +60,9 @@ def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
     more = ["observer=hist"] if choice == "engine=builtin" else _factory_of(choice)
     point = read_point(composed(choice, *more))
     group, name = choice.split("=")
-    if group not in ("experiment", "row"):
+    if group == "recovery":
+        assert point.params()["recovery"] == name
+    elif group not in ("experiment", "row"):
         # The name of a torchvision model is that of its architecture.
         assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
@@ -110,6 +114,25 @@ def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, classes: set[
     built = [type(build(group, node(group, name))) for name in names(group)]
     assert set(built) == classes
     assert len(set(built)) == len(built)
+
+
+def test_every_recovery_has_a_yaml_of_its_name_and_every_yaml_a_recovery() -> None:
+    classes = set()
+    for name in names("recovery") - {"none"}:
+        (method,) = read_point(composed(f"recovery={name}")).recoveries.values()
+        classes.add(type(method))
+        settings = composed(f"recovery={name}").recovery
+        assert list(settings) == [name]
+        assert method == type(method)(), "a person who leaves the yaml out gets the same"
+    assert classes == concrete_classes(recovery, Recovery)
+    assert read_point(composed("recovery=none")).recoveries == {}
+
+
+def test_recoveries_are_combined_in_the_order_in_which_they_are_named() -> None:
+    for names in (["reconstruct", "bias"], ["bias", "reconstruct"]):
+        point = read_point(composed(f"recovery=[{','.join(names)}]"))
+        assert list(point.recoveries) == names
+        assert point.params()["recovery"] == "+".join(names)
 
 
 @pytest.mark.parametrize("group", ["observer", "weight_observer", "engine", "scheme", "calibration", "data", "model"])

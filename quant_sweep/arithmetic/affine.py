@@ -157,14 +157,19 @@ def sqnr_db(signal: Tensor | float, noise: Tensor | float) -> Tensor:
     return decibels
 
 
-def sqnr_db_of_values(x: Tensor, qparams: QParams) -> Tensor:
-    """`sqnr_db` of x against x - fake_quantize(x).
+def sqnr_db_of_values(x: Tensor, qparams: QParams, made: Tensor | None = None) -> Tensor:
+    """`sqnr_db` of x against x - made.
+
+    Args:
+        made: what lies on the grid in the place of x, shaped like it; fake_quantize(x) if None.
 
     Returns:
         dB, float64, shape () or (channels,).
     """
     axis = qparams.spec.channel_axis
-    signal, noise = (_channel_norm(values, axis) for values in (x, x - fake_quantize(x, qparams)))
+    signal, noise = (
+        _channel_norm(values, axis) for values in (x, x - (fake_quantize(x, qparams) if made is None else made))
+    )
     return sqnr_db(signal**2, noise**2)
 
 

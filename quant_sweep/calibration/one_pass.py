@@ -10,7 +10,7 @@ merge exactly, and counting a tensor while it is in the cache costs little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -40,10 +40,12 @@ class Calibration:
     Attributes:
         graph: the float network with its quantizers.
         summaries: by the name of each activation quantizer.
+        batches: the inputs, for a recovery to read again; None where they could be read only once.
     """
 
     graph: QuantGraph
     summaries: Mapping[str, Summary]
+    batches: Sequence[Tensor] | None = None
 
 
 @torch.no_grad()
@@ -53,7 +55,7 @@ def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
 
     Args:
         graph: the network.
-        batches: inputs, float32 (n, ...) each, on the device to use.
+        batches: inputs, float32 (n, ...) each, on the device to use. A list or tuple of them is kept in the result.
 
     Raises:
         InputError: there is no batch, or a tensor holds NaN or infinity (the message names it).
@@ -69,7 +71,8 @@ def calibrate(graph: QuantGraph, batches: Iterable[Tensor]) -> Calibration:
         workers.map(network, batch.split(at_once))
         for recorder in recorders.values():
             recorder.collector.end_batch()
-    return Calibration(graph, {name: recorder.collector.summary() for name, recorder in recorders.items()})
+    summaries = {name: recorder.collector.summary() for name, recorder in recorders.items()}
+    return Calibration(graph, summaries, batches if isinstance(batches, list | tuple) else None)
 
 
 def _images_at_once(graph: QuantGraph, batch: Tensor) -> int:

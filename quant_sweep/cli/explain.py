@@ -60,6 +60,9 @@ def explanation_of(cfg: DictConfig) -> Explanation:
             f"engine={point.settings['engine']['name']}: it has its own flow, whose arithmetic it does not show; "
             "allowed are auto and the engines that take the grids of this project, simulate, int8 and integer"
         )
+    if point.recoveries:
+        named = point.params()["recovery"]
+        raise InputError(f"recovery={named}: the page shows a network as it is rounded; use recovery=none")
     prepared = prepare(point)
     point = prepared.point
     layer = str(point.settings["layer"])

@@ -52,6 +52,9 @@ def rank_layers(cfg: DictConfig) -> None:
         raise InputError(
             f"engine={point.settings['engine']['name']}: most tensors stay in float here, which only simulate computes"
         )
+    if point.recoveries:
+        named = point.params()["recovery"]
+        raise InputError(f"recovery={named}: each tensor is quantized alone here, as it is; use recovery=none")
     tracker = open_tracker(cfg)
     prepared = prepare(point)
     chosen = draw_test_images(prepared.data, point.settings["images"], point.settings["seed"])

@@ -55,9 +55,9 @@ class CalibrationImages:
 
 @functools.lru_cache(maxsize=1)
 def draw_calibration_images(
-    data: DataSet, count: int, batch_size: int, seed: int, augment: bool = False
+    data: DataSet, count: int, batch_size: int, seed: int, augment: bool = False, balanced: bool = True
 ) -> CalibrationImages:
-    """A seeded subset of the training images, balanced over the classes.
+    """A seeded subset of the training images.
 
     Args:
         data: whose training images.
@@ -65,11 +65,12 @@ def draw_calibration_images(
         batch_size: images per batch.
         seed: of the draw, and of the augmentation.
         augment: random crop, padded by 4 black pixels on each side, and mirror, of each image.
+        balanced: each class gives the same share; else labels are not used.
 
     Raises:
         InputError: there are not that many, or what shall be augmented is no image.
     """
     if augment and data.train.images.dtype != torch.uint8:
         raise InputError("calibration.augment=true: the inputs are no uint8 images; allowed is false")
-    indices = calibration_indices(data.train.labels, count, seed)
+    indices = calibration_indices(data.train.labels, count, seed, balanced)
     return CalibrationImages(data, indices, batch_size, seed if augment else None)

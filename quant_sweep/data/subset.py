@@ -1,6 +1,7 @@
-"""A seeded, class-balanced subset of images: those that calibration sees, and those that stand for a whole test set.
+"""A seeded subset of images: those that calibration sees, and those that stand for a whole test set.
 
-Ranges that are found on images of few classes are too narrow for the others, so each class gives the same share.
+Ranges that are found on images of few classes are too narrow for the others, so each class gives the same share, unless
+labels shall not be used.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 from quant_sweep.errors import InputError
 
 
-def calibration_indices(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw `count` different training images, as `balanced_indices` does.
+def calibration_indices(labels: Tensor, count: int, seed: int, balanced: bool = True) -> Tensor:
+    """Draw `count` different training images, as `balanced_indices` does, or with nothing of `labels` but their number.
 
     Raises:
         InputError: count is not a whole number from 2 to n.
@@ -24,6 +25,8 @@ def calibration_indices(labels: Tensor, count: int, seed: int) -> Tensor:
             f"calibration.images={count}: cannot draw that many; "
             f"allowed: a whole number from 2 to {len(labels)}, the number of training images"
         )
+    if not balanced:
+        return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count]
     return balanced_indices(labels, count, seed)
 
 

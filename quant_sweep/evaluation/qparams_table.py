@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from quant_sweep.arithmetic.affine import clipped_fraction, sqnr_db_of_values
+from quant_sweep.arithmetic.affine import clipped_fraction, fake_quantize, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import QuantGraph
 from quant_sweep.histograms.expected_error import clipped_fraction_of, sqnr_db_of
@@ -19,8 +19,17 @@ from quant_sweep.histograms.summary import Summary
 COLUMNS = ["name", "kind", "channel", "bits", "scale", "zero_point", "lo", "hi", "clipped_fraction", "sqnr_db"]
 
 
-def qparams_table(graph: QuantGraph, qparams: Mapping[str, QParams], summaries: Mapping[str, Summary]) -> pd.DataFrame:
+def qparams_table(
+    graph: QuantGraph,
+    qparams: Mapping[str, QParams],
+    summaries: Mapping[str, Summary],
+    original: QuantGraph | None = None,
+) -> pd.DataFrame:
     """The grids and what they do to the tensors.
+
+    Args:
+        graph: whose weights are rounded to their grids.
+        original: the float network, where `graph` has other weights than it.
 
     Columns: name; kind (weight or activation); channel (missing if per tensor); bits; scale (real units per code);
     zero_point; lo and hi, the ends of the grid in real units; clipped_fraction, the share of values that saturation
@@ -28,8 +37,9 @@ def qparams_table(graph: QuantGraph, qparams: Mapping[str, QParams], summaries: 
     histogram; they are missing where there is none.
     """
     weights = {quantizer.name: graph.graph.constants[quantizer.name] for quantizer in graph.weights}
+    before = weights if original is None else original.graph.constants
     blocks = [
-        _block(name, grid, *_weight_errors(weights[name], grid), kind="weight")
+        _block(name, grid, *_weight_errors(before[name], weights[name], grid), kind="weight")
         if name in weights
         else _block(name, grid, *_activation_errors(summaries.get(name), grid), kind="activation")
         for name, grid in qparams.items()
@@ -38,8 +48,8 @@ def qparams_table(graph: QuantGraph, qparams: Mapping[str, QParams], summaries: 
     return table.astype({"channel": "Int64"})
 
 
-def _weight_errors(weight: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:
-    return clipped_fraction(weight, grid), sqnr_db_of_values(weight, grid)
+def _weight_errors(original: Tensor, weight: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:
+    return clipped_fraction(original, grid), sqnr_db_of_values(original, grid, fake_quantize(weight, grid))
 
 
 def _activation_errors(summary: Summary | None, grid: QParams) -> tuple[Tensor | None, Tensor | None]:

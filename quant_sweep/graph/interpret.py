@@ -38,9 +38,17 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return self.returned(self.values(x))
 
-    def values(self, x: Tensor, keep: Callable[[str], bool] = lambda _name: False) -> dict[str, Any]:
-        """What the nodes make, by name: the outputs, and those that `keep` wants."""
-        values: dict[str, Any] = {INPUT: x, **self._buffers_by_name()}
+    def values(
+        self, x: Tensor, keep: Callable[[str], bool] = lambda _name: False, constants: Values | None = None
+    ) -> dict[str, Any]:
+        """What the nodes make, by name: the outputs, and those that `keep` wants.
+
+        Args:
+            x: inputs.
+            keep: whether a value is wanted.
+            constants: by name, in the place of the graph's own.
+        """
+        values: dict[str, Any] = {INPUT: x, **self._buffers_by_name(), **(constants or {})}
         for name, function, inputs, dead in self._calls:
             values[name] = function(*[values[read] for read in inputs])
             for read in dead:

@@ -13,6 +13,8 @@ from quant_sweep.report.escape import code, csv_safe
 from quant_sweep.report.kernels import NOTE, agreement_rows
 from quant_sweep.report.plots import accuracy_figure, heat_map
 from quant_sweep.report.points import Point
+from quant_sweep.report.recovery import NOTE as RECOVERY_NOTE
+from quant_sweep.report.recovery import recovery_rows
 from quant_sweep.report.remarks import remarks
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
 from quant_sweep.report.study import STUDY, study_rows
@@ -52,7 +54,8 @@ def page(sections: Sequence[Section], points: Sequence[Point], unusable: Sequenc
         accuracy, heat = partial(accuracy_figure, section, observers), partial(heat_map, section)
         blocks.append(Picture("accuracy against bits", accuracy, f"accuracy_{section.slug}.png"))
         blocks.append(Picture("heat map", heat, f"heatmap_{section.slug}.png"))
-    return Document(_TITLE, (*blocks, *_kernels(points), *_errors(sections), *_unusable(unusable)))
+    blocks += [*_recovery(points), *_kernels(points), *_errors(sections), *_unusable(unusable)]
+    return Document(_TITLE, tuple(blocks))
 
 
 def pivot(section: Section) -> Table:
@@ -127,6 +130,12 @@ def _reading(sections: Sequence[Section]) -> Items:
 def _shared(points: Sequence[Point]) -> list[Block]:
     named = [code(f"{name}={value}") for name, value in shared_params(points).items() if not is_axis(name)]
     return [Paragraph(f"The same in all runs: {', '.join(named)}.")] if named else []
+
+
+def _recovery(points: Sequence[Point]) -> list[Block]:
+    rows = recovery_rows(points)
+    words = ("settings", "left out")
+    return [Heading("What recovery won"), Paragraph(RECOVERY_NOTE), _table(rows, words)] if rows else []
 
 
 def _kernels(points: Sequence[Point]) -> list[Block]:

@@ -13,6 +13,7 @@ def remarks(points: Sequence[Point]) -> list[str]:
     return [
         *_grouped("float_weights", "these weights stay in float: ", finished),
         *_grouped("float_tensors", "integer kernels leave these tensors in float: ", finished),
+        *_grouped("recovery_left_out", "a recovery made images that it did not see worse and is left out: ", finished),
         *_grouped("engine_fell_back", "`engine=auto` computed with simulate, for ", finished),
     ]
 

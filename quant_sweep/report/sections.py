@@ -2,7 +2,7 @@
 
 A param that is the same in all points says nothing about a difference; it is shown once, above the tables. A param
 that differs (fusion, engine, scheme, model, ...) makes sections, except the two axes of the table itself: the bit
-widths and the observer with its parameters.
+widths, and the observer and the recovery with their parameters.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from quant_sweep.report.points import Accuracy, Bits, Point, newest
 
 SUBJECT = ("model", "model.checkpoint", "data", "data.root")  # what a float accuracy belongs to
 _BITS = ("bits", "weight_bits", "activation_bits")
+_COLUMNS = ("observer", "recovery")
 _LONGEST_SLUG = 60
 
 
@@ -126,21 +127,29 @@ def _baseline(subject: Mapping[str, str], floats: Sequence[Point]) -> Accuracy |
 
 
 def _column_names(points: Sequence[Point]) -> dict[str, str]:
-    """Key of each point -> its observer, with those of its parameters that differ between runs of this observer."""
+    """Key of each point -> its observer and recovery, each with its parameters that differ between runs."""
+    observers, recoveries = (_named(points, axis) for axis in _COLUMNS)
+    return {
+        key: observer if recoveries[key] in ("", "none") else f"{observer}, {recoveries[key]}"
+        for key, observer in observers.items()
+    }
+
+
+def _named(points: Sequence[Point], axis: str) -> dict[str, str]:
     names: dict[str, str] = {}
-    for observer in {point.params.get("observer", "") for point in points}:
-        same = [point for point in points if point.params.get("observer", "") == observer]
+    for choice in {point.params.get(axis, "") for point in points}:
+        same = [point for point in points if point.params.get(axis, "") == choice]
         shared = shared_params(same)
         for point in same:
-            own = {name: value for name, value in sorted(point.params.items()) if name.startswith("observer.")}
-            parts = [f"{name.removeprefix('observer.')}={value}" for name, value in own.items() if name not in shared]
-            names[point.key] = " ".join([observer, *parts])
+            own = {name: value for name, value in sorted(point.params.items()) if name.startswith(f"{axis}.")}
+            parts = [f"{name.removeprefix(f'{axis}.')}={value}" for name, value in own.items() if name not in shared]
+            names[point.key] = " ".join([choice, *parts])
     return names
 
 
 def is_axis(name: str) -> bool:
     """Whether a param is a row or a column of the table."""
-    return name in _BITS or name == "observer" or name.startswith("observer.")
+    return name in _BITS or name.split(".")[0] in _COLUMNS
 
 
 def shortened(value: str) -> str:

@@ -116,7 +116,7 @@ def _way(params: Mapping[str, str], recipe: str) -> str | None:
         return all(params.get(name) == value for name, value in wanted.items())
 
     observer = params.get("observer")
-    if not holds(_SHARED):
+    if not holds(_SHARED) or params.get("recovery", "none") != "none":
         return None
     if params.get("engine") == "builtin":
         return "built-in" if observer == "hist" else None

@@ -12,14 +12,14 @@ from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion
 from quant_sweep.observers import Observer
-from quant_sweep.sweep.choices import check_choice
+from quant_sweep.sweep.choices import check_choice, check_parts
 from quant_sweep.sweep.kinds import SEEDS, is_seed, is_whole
 
 # The groups of the config that have choices of their own.
 GROUPS = ("model", "data", "observer", "weight_observer", "scheme", "engine", "calibration")
 _SINGLE = (
     *("bits", "weight_bits", "activation_bits", "overrides", "fusion", "seed", "device", "batch_size", "force"),
-    *("tracking", "outputs_dir", "cache_dir"),
+    *("recovery", "tracking", "outputs_dir", "cache_dir"),
 )
 _MOST_IMAGES = 2**31 - 1
 
@@ -35,6 +35,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise InputError(f"{key}: it must be given; no ~ may take it away")
     for group in GROUPS:
         check_choice(group, settings[group])
+    check_parts("recovery", settings["recovery"])
     check_places(settings)
     _check_overrides(settings["overrides"])
     if not is_seed(settings["seed"]):
@@ -42,7 +43,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if not isinstance(settings["force"], bool):
         raise InputError(f"force={settings['force']!r}: allowed are true and false")
     calibration = settings["calibration"]
-    for key in ("augment", "update_batch_norm"):
+    for key in ("augment", "balanced", "update_batch_norm"):
         if not isinstance(calibration.get(key, False), bool):
             raise InputError(f"calibration.{key}={calibration[key]!r}: allowed are true and false")
     sizes = {"batch_size": settings["batch_size"], "calibration.batch_size": calibration["batch_size"]}

@@ -37,10 +37,16 @@ def config_folder() -> Path:
 
 @functools.cache
 def shipped(group: str) -> Mapping[str, Mapping[str, Any]]:
-    """The choices of a group as they are written, by their names; interpolations are left as they are."""
-    files = sorted((config_folder() / group).glob("*.yaml"))
+    """The choices of a group as they are written, by their names; interpolations are left as they are.
+
+    Args:
+        group: of `observer` the choices; of `recovery.bias`, a part of a group, that choice alone.
+    """
+    folder, _, part = group.partition(".")
+    files = sorted((config_folder() / folder).glob("*.yaml"))
     written = {file.stem: OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files}
-    return {name: {str(k): v for k, v in node.items()} for name, node in written.items() if isinstance(node, dict)}
+    nodes = {name: {str(k): v for k, v in node.items()} for name, node in written.items() if isinstance(node, dict)}
+    return {part: nodes[part][part]} if part else nodes
 
 
 def check_choice(group: str, node: Any) -> None:
@@ -59,12 +65,37 @@ def check_choice(group: str, node: Any) -> None:
     same = {name: choice for name, choice in choices.items() if choice.get("_target_") == node.get("_target_")}
     label = _check_label(group, node, same)
     choice = same.get(label) or next(iter(same.values()))
+    _check_keys(group, f"{group}={label}", node, choice)
+
+
+def check_parts(group: str, parts: Any) -> None:
+    """Refuse what is not made of choices of `group` with other values, each under its name.
+
+    Args:
+        parts: the group's part of the config, resolved.
+
+    Raises:
+        InputError: naming the part or the key in it, and what is allowed.
+    """
+    choices = {name: choice[name] for name, choice in shipped(group).items() if name in choice}
+    if not isinstance(parts, Mapping):
+        raise InputError(f"{group}={parts!r}: allowed are {', '.join(shipped(group))}")
+    for name, node in parts.items():
+        if name not in choices:
+            raise InputError(f"{group}.{name}: there is none; {_are(list(choices))}")
+        if not isinstance(node, Mapping):
+            raise InputError(f"{group}.{name}={node!r}: {_settings(choices[name])}")
+        _check_target(f"{group}.{name}", node.get("_target_"))
+        _check_keys(f"{group}.{name}", f"{group}={name}", node, choices[name])
+
+
+def _check_keys(group: str, label: str, node: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
     for key in node:
         if key not in choice:
-            raise InputError(f"{group}.{key}={node[key]}: {group}={label} has no such setting; {_settings(choice)}")
+            raise InputError(f"{group}.{key}={node[key]}: {label} has no such setting; {_settings(choice)}")
     for key in choice:
         if key not in node:
-            raise InputError(f"{group}.{key}: it must be given; {group}={label} has it, and no ~ may take it away")
+            raise InputError(f"{group}.{key}: it must be given; {label} has it, and no ~ may take it away")
 
 
 def _check_label(group: str, node: Mapping[str, Any], same: Mapping[str, Mapping[str, Any]]) -> str:

@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parents[1]
 _DECIDE_SUMMARIES = frozenset(
     {"arithmetic", "calibration", "data", "errors.py", "graph", "histograms", "models", "runtime"}
 )
-_DECIDE_RESULTS = _DECIDE_SUMMARIES | {"engines", "evaluation", "observers", "quantization", "sweep"}
+_DECIDE_RESULTS = _DECIDE_SUMMARIES | {"engines", "evaluation", "observers", "quantization", "recovery", "sweep"}
 # What changes no number: how it is recorded, shown, asked for, or how the float weights once came to be.
 _SHOW = frozenset({"__init__.py", "cli", "explain", "report", "tracking", "train"})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme
+from quant_sweep.recovery import Recovery, check_enough
 from quant_sweep.sweep.build import plain, resolve_device
 from quant_sweep.sweep.check import check_averages, check_calibration, check_settings
 from quant_sweep.sweep.choices import build
@@ -36,6 +37,7 @@ class Point:
         settings: the whole config, resolved to plain values.
         shown: the same as it may be recorded; what an environment variable decides is as it was typed.
         sequential: calibrate as the original study did, upstream already quantized.
+        recoveries: by name, in the order in which they are done.
         choice: the engine that `engine=auto` became, once it is settled.
     """
 
@@ -48,6 +50,7 @@ class Point:
     fusion: Fusion
     engine: Engine | Flow | Auto
     device: torch.device
+    recoveries: Mapping[str, Recovery] = field(default_factory=dict)
     choice: Choice | None = None
 
     def settled(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> Point:
@@ -70,12 +73,13 @@ class Point:
         bits = f"{weights} bits" if weights == activations else f"W{weights}A{activations}"
         engine = self.choice.name if self.choice else self.settings["engine"]["name"]
         model, scheme, observer = (self.settings[group]["name"] for group in ("model", "scheme", "observer"))
-        return " ".join([model, engine, scheme, self.fusion.value, observer, bits])
+        recovery = [recovery_param(self.recoveries)] if self.recoveries else []
+        return " ".join([model, engine, scheme, self.fusion.value, observer, bits, *recovery])
 
     def params(self) -> dict[str, object]:
         """Every config axis by its name on the command line; `device` as it was resolved."""
-        axes = flat_params({key: value for key, value in self.shown.items() if key not in _RIM})
-        return axes | {"device": self.device.type}
+        axes = flat_params({key: value for key, value in self.shown.items() if key not in (*_RIM, "recovery")})
+        return {**axes, **_recovery_params(self.shown["recovery"]), "device": self.device.type}
 
     def tags(self) -> dict[str, str]:
         """What the machine decided and nobody typed."""
@@ -108,6 +112,21 @@ def flat_params(settings: Mapping[str, Any]) -> dict[str, object]:
     return flat
 
 
+def recovery_param(recoveries: Mapping[str, Any]) -> str:
+    """What the axis `recovery` is called in a run: `none`, `reconstruct`, `reconstruct+distill`."""
+    return "+".join(recoveries) or "none"
+
+
+def _recovery_params(settings: Mapping[str, Any]) -> dict[str, object]:
+    named = {
+        f"recovery.{name}.{key}": value
+        for name, values in settings.items()
+        for key, value in values.items()
+        if key != "_target_"
+    }
+    return {"recovery": recovery_param(settings), **named}
+
+
 def read_point(cfg: DictConfig) -> Point:
     """Build what the config names, and refuse what cannot be done, before any work.
 
@@ -128,8 +147,11 @@ def read_point(cfg: DictConfig) -> Point:
         fusion=Fusion(settings["fusion"]),
         engine=engine,
         device=resolve_device(settings["device"], engine.devices),
+        recoveries={name: build(f"recovery.{name}", node) for name, node in settings["recovery"].items()},
     )
     check_calibration(point.sequential, point.update_batch_norm, point.scheme.same_grid_around_relu, point.fusion)
+    if point.recoveries and isinstance(settings["calibration"]["images"], int):
+        check_enough(settings["calibration"]["images"])
     if isinstance(engine, Flow):
         _check_flow(engine, point)
     calibration = settings["calibration"]
@@ -153,12 +175,14 @@ def _check_flow(flow: Flow, point: Point) -> None:
         "weight_observer": (settings["weight_observer"]["name"], point.weight_observer == MinMax()),
         "calibration": (settings["calibration"]["name"], not point.sequential),
         **_changed_parameters(settings["observer"], point.observer),
+        "recovery": (recovery_param(point.recoveries), not point.recoveries),
     }
     for key, (value, follows) in ignored.items():
         if not follows:
             raise InputError(
                 f"{key}={value}: engine={settings['engine']['name']} has its own flow; it takes only bits={flow.bits} "
-                "fusion=conv_bn_relu scheme=affine weight_observer=minmax calibration=one_pass, and observers unchanged"
+                "fusion=conv_bn_relu scheme=affine weight_observer=minmax calibration=one_pass recovery=none, and "
+                "observers unchanged"
             )
     flow.check(settings["observer"]["name"])
 

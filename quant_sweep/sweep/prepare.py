@@ -60,5 +60,7 @@ def prepare(point: Point) -> Prepared:
     if isinstance(point.engine, Engine):
         point.engine.check(graph, specs)
     wanted = settings["calibration"]
-    images = draw_calibration_images(data, wanted["images"], wanted["batch_size"], settings["seed"], wanted["augment"])
+    images = draw_calibration_images(
+        *(data, wanted["images"], wanted["batch_size"], settings["seed"], wanted["augment"], wanted["balanced"])
+    )
     return Prepared(point.settled(graph, specs), data, model, graph, specs, images)

@@ -1,4 +1,4 @@
-"""From what a run works with to a quantized network: calibrate, choose the quantization parameters, build the engine.
+"""From what a run works with to a quantized network: calibrate, choose the quantization parameters, recover, build.
 
 A calibration pass is made once and serves all points that ask for the same one: kept in memory for those of this
 process, and in the cache folder for others, which wait for it if they want it meanwhile.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -23,9 +23,11 @@ from quant_sweep.engines import Auto, Flow
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Observer
+from quant_sweep.recovery import OnGrids, Step
 from quant_sweep.sweep.build import LoadedModel
 from quant_sweep.sweep.content_key import summaries_key
 from quant_sweep.sweep.prepare import Prepared
+from quant_sweep.sweep.recover_model import recover_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +36,11 @@ class QuantizedModel:
 
     Attributes:
         network: normalised images to logits.
-        graph: the float network whose tensors lie on grids.
+        graph: the float network whose tensors lie on grids; after a recovery its weights already do.
         qparams: by tensor name.
         summaries: by tensor name; empty where the flow keeps none.
         calibration_seconds: for this point; a pass that an earlier point made is not counted again.
+        recovery: what each recovery did, by name; also what an earlier run did for this one.
     """
 
     network: nn.Module
@@ -45,10 +48,11 @@ class QuantizedModel:
     qparams: Mapping[str, QParams]
     summaries: Mapping[str, Summary]
     calibration_seconds: float
+    recovery: Mapping[str, Step] = field(default_factory=dict)
 
 
 def quantize_model(prepared: Prepared) -> QuantizedModel:
-    """Calibrate and quantize as the point says."""
+    """Calibrate, quantize and recover as the point says."""
     began = time.perf_counter()
     engine = prepared.point.engine
     assert not isinstance(engine, Auto), "prepare settles the engine"
@@ -56,8 +60,10 @@ def quantize_model(prepared: Prepared) -> QuantizedModel:
         return _by_flow(prepared, engine, began)
     calibration, qparams = _sequential(prepared) if prepared.point.sequential else _one_pass(prepared)
     seconds = time.perf_counter() - began
-    network = engine.build(calibration.graph, qparams)
-    return QuantizedModel(network, calibration.graph, qparams, calibration.summaries, seconds)
+    recovered = recover_model(prepared, OnGrids(calibration.graph, qparams))
+    made = recovered.on_grids() if recovered.steps else recovered.quantized
+    network = engine.build(made.graph, made.qparams)
+    return QuantizedModel(network, made.graph, made.qparams, calibration.summaries, seconds, recovered.steps)
 
 
 def _by_flow(prepared: Prepared, flow: Flow, began: float) -> QuantizedModel:

@@ -8,13 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.evaluation.agreement import EngineAgreement
 from quant_sweep.evaluation.evaluate import Evaluation
 from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabytes
 from quant_sweep.evaluation.qparams_table import qparams_table
 from quant_sweep.graph import QuantGraph
+from quant_sweep.recovery import Step
 from quant_sweep.report.escape import csv_safe
+from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import QuantizedModel
 from quant_sweep.tracking import FinishedRun, Recorder, Tracker
 
@@ -45,7 +46,7 @@ def recorded_float(tracker: Tracker, run: FinishedRun, labels: Tensor) -> Evalua
 def record_result(
     record: Recorder,
     quantized: QuantizedModel,
-    specs: Mapping[str, QuantSpec],
+    prepared: Prepared,
     evaluation: Evaluation,
     baseline: Evaluation,
 ) -> None:
@@ -54,7 +55,7 @@ def record_result(
     Those of a tensor with one scale are metrics too, `scale/<name>` and `zero_point/<name>`; of weights per channel
     they are in the table only.
     """
-    weight_bits = {weight.name: specs[weight.name].bits for weight in quantized.graph.weights}
+    weight_bits = {weight.name: prepared.specs[weight.name].bits for weight in quantized.graph.weights}
     metrics = {
         **_measured(evaluation),
         "float_accuracy": baseline.accuracy,
@@ -68,9 +69,26 @@ def record_result(
             metrics[f"scale/{name}"] = grid.scale.item()
             metrics[f"zero_point/{name}"] = grid.zero_point.item()
     record.metrics(metrics)
-    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries)
+    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, prepared.graph)
     record.table(csv_safe(table), "qparams.csv")
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
+
+
+def record_recovery(record: Recorder, steps: Mapping[str, Step]) -> None:
+    """What each recovery did to images that it did not see, its CPU time, and which are not part of the result."""
+    if not steps:
+        return
+    metrics = {"recovery_seconds": sum(step.seconds for step in steps.values())}
+    for name, step in steps.items():
+        metrics[f"recovery/{name}/damage_before"] = step.before
+        metrics[f"recovery/{name}/damage_after"] = step.after
+        metrics[f"recovery/{name}/seconds"] = step.seconds
+    record.metrics(metrics)
+    left_out = [
+        f"{name}: damage {step.before:.3g} -> {step.after:.3g}" for name, step in steps.items() if not step.kept
+    ]
+    if left_out:
+        record.tag("recovery_left_out", "; ".join(left_out))
 
 
 def record_float_weights(record: Recorder, graph: QuantGraph) -> None:

@@ -1,4 +1,4 @@
-"""One run, top to bottom: prepare -> calibrate and quantize -> compare engines -> evaluate -> record."""
+"""One run, top to bottom: prepare -> calibrate, quantize and recover -> compare engines -> evaluate -> record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from quant_sweep.sweep.doubts import doubts, is_chance, say_once
 from quant_sweep.sweep.point import read_point
 from quant_sweep.sweep.prepare import Prepared, prepare
 from quant_sweep.sweep.quantize_model import QuantizedModel, quantize_model
-from quant_sweep.sweep.record import record_agreement, record_float, record_float_weights, record_result, recorded_float
+from quant_sweep.sweep.record import (
+    record_agreement,
+    record_float,
+    record_float_weights,
+    record_recovery,
+    record_result,
+    recorded_float,
+)
 from quant_sweep.tracking import Recorder, Tracker
 
 log = logging.getLogger(__name__)
@@ -66,7 +73,8 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             evaluation = evaluate(
                 quantized.network, prepared.data, prepared.data.test, point.settings["batch_size"], point.device
             )
-            record_result(record, quantized, prepared.specs, evaluation, baseline)
+            record_recovery(record, quantized.recovery)
+            record_result(record, quantized, prepared, evaluation, baseline)
     log.info(
         "%s: accuracy %.2f (float %.2f), agreement %.2f %%; calibration %.1f s, evaluation %.1f s",
         *(point, evaluation.accuracy, baseline.accuracy, evaluation.agreement(baseline)),

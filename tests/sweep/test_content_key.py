@@ -163,7 +163,7 @@ def test_is_a_name_that_the_tracker_takes(tmp_path: Path) -> None:
 
 CHANGES = {  # which keys a comment in a file changes, by its folder
     "all": "arithmetic calibration data errors.py graph histograms models runtime",
-    "that of the run": "engines evaluation observers quantization sweep",
+    "that of the run": "engines evaluation observers quantization recovery sweep",
     "none": "__init__.py cli explain report tracking train",
 }
 

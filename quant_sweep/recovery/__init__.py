@@ -1,0 +1,21 @@
+"""Winning back, without labels, what quantization lost. One file each."""
+
+from quant_sweep.recovery.base import OnGrids, Recovery
+from quant_sweep.recovery.bias import Bias
+from quant_sweep.recovery.distill import Distill
+from quant_sweep.recovery.reconstruct import Reconstruct
+from quant_sweep.recovery.recover import Recovered, Step, check_enough, recover, recover_once, split_off
+
+__all__ = [
+    "Bias",
+    "Distill",
+    "OnGrids",
+    "Reconstruct",
+    "Recovered",
+    "Recovery",
+    "Step",
+    "check_enough",
+    "recover",
+    "recover_once",
+    "split_off",
+]

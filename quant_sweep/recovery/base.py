@@ -1,0 +1,47 @@
+"""What a recovery is: from a network on grids and some inputs to one with other weights, biases or grids."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.graph import QuantGraph
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OnGrids:
+    """A network and the grids of its tensors.
+
+    Attributes:
+        graph: its weights may lie beside their grids; the nearest values of the grids are the ones that count.
+        qparams: by tensor name; a tensor without an entry stays in float.
+    """
+
+    graph: QuantGraph
+    qparams: Mapping[str, QParams]
+
+
+class Recovery(ABC):
+    """One method that wins back what quantization lost, without labels.
+
+    To add one: a final subclass in a file of its own, its name in `recovery/__init__.py`, a yaml in `conf/recovery/`.
+    """
+
+    @abstractmethod
+    def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
+        """The network with other weights, biases or grids. Nodes keep their names; a layer may get a bias.
+
+        Args:
+            original: the float network; it is not changed.
+            quantized: the same, as calibration, or the recovery before this one, left it.
+            batches: inputs, float32 (n, ...) each, on the device to use; at least one.
+
+        Raises:
+            InputError: the method cannot work on such a network.
+        """

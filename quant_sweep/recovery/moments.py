@@ -1,0 +1,65 @@
+"""Second moments of what a layer reads and should write, and the weights that fit them best.
+
+With rows x, centred, and wanted outputs y: H = sum x x^T / n, C = sum x y^T / n. The weights near to w that make the
+error of the output small are
+
+    w* = w + (H + d)^-1 (C - H w),   d = damp * mean(diag H) on the diagonal
+
+where x is what the *quantized* network reads and y what the *float* network makes: w* mends what quantization upstream
+did. With x of the float network it would be w itself.
+
+Sources: GPTAQ, Li et al. 2025, arXiv:2504.02692 (asymmetric calibration); Qronos, Zhang et al. 2025, arXiv:2505.11695.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+@final
+class Moments:
+    """Adds up rows in float64; products of a batch are float32, about the mean of the first batch."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._about: tuple[Tensor, Tensor] | None = None
+        self._sums: list[Tensor] = []
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add rows: x float32 (groups, n, k), y (groups, n, out / groups)."""
+        self._about = self._about or (x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True))
+        x, y = x - self._about[0], y - self._about[1]
+        turned = x.transpose(1, 2)
+        new = [s.double() for s in (x.sum(dim=1), y.sum(dim=1), turned @ x, turned @ y)]
+        self._sums = [old + more for old, more in zip(self._sums, new, strict=True)] if self._sums else new
+        self._count += x.shape[1]
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """H, float64 (groups, k, k), and C, (groups, k, out / groups); at least one row was added."""
+        x, y, xx, xy = (total / self._count for total in self._sums)
+        return xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :]
+
+
+@torch.no_grad()
+def damped(h: Tensor, damp: float) -> Tensor:
+    """H + damp * mean(diag H) I; positive definite for every H = sum x x^T, that of constant inputs included."""
+    size = h.diagonal(dim1=1, dim2=2).mean(dim=1)
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    return h + damp * size[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+
+
+@torch.no_grad()
+def fitted(w: Tensor, h: Tensor, c: Tensor, damp: float) -> Tensor:
+    """w* of the module's text.
+
+    Args:
+        w: float64 (groups, out / groups, k).
+        h, c: as `Moments.centred` gives them.
+        damp: how much w counts, against what a mean input tells; above 0.
+    """
+    missing = c - h @ w.transpose(1, 2)
+    factor = torch.linalg.cholesky(damped(h, damp))
+    return w + torch.cholesky_solve(missing, factor).transpose(1, 2)

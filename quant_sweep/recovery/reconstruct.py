@@ -1,0 +1,83 @@
+"""`reconstruct`: weights are rounded so that each layer's output is as near to the float network's as it can be.
+
+For each layer in turn: the weights that make the float network's output of what the quantized network reads
+(`moments`), their codes and scales (`rounding`), and the bias that makes the means right (`walk`). No labels, and no
+gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from quant_sweep.arithmetic.affine import along_channels
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.errors import InputError
+from quant_sweep.graph import QuantGraph
+from quant_sweep.recovery.base import OnGrids, Recovery
+from quant_sweep.recovery.moments import Moments, damped, fitted
+from quant_sweep.recovery.rounding import Levels, round_weights
+from quant_sweep.recovery.rows import rows_of_weight, sampled_rows, weight_of_rows
+from quant_sweep.recovery.walk import Layer, walk
+
+_TIE = 0.499  # how far a weight may lie from its code, in codes, so that it is still the nearest
+
+
+@final
+@dataclass(frozen=True)
+class Reconstruct(Recovery):
+    """Layer by layer, without gradients.
+
+    Attributes:
+        rows: outputs of each layer, drawn at random over all inputs, that it is fitted to; from 1.
+        damp: how much the float weights count against what the rows say, as a share of the mean square of what a
+            layer reads; above 0.
+        sweeps: over the codes, after they were first rounded; from 0.
+        seed: of the draw of rows.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+
+    rows: int = 16384
+    damp: float = 0.01
+    sweeps: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("rows", 1), ("sweeps", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise InputError(f"{name}={value!r}: allowed are whole numbers from {lowest}")
+        if isinstance(self.damp, bool) or not isinstance(self.damp, int | float) or not 0 < self.damp < 100:
+            raise InputError(f"damp={self.damp!r}: allowed are numbers above 0 and below 100")
+
+    def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
+        generator = torch.Generator().manual_seed(self.seed)
+        return walk(original, quantized, batches, lambda layer: self._weight(layer, generator))
+
+    def _weight(self, layer: Layer, generator: torch.Generator) -> tuple[Tensor, QParams]:
+        spec = layer.grid.spec
+        moments = Moments()
+        each = -(-self.rows // len(layer.inputs))
+        for x, y in zip(layer.inputs, layer.targets, strict=True):
+            moments.add(*sampled_rows(layer.operation, layer.original, x, y, each, generator))
+        h, c = moments.centred()
+        w = fitted(rows_of_weight(layer.operation, layer.original).double(), h, c, self.damp)
+        levels = Levels(spec.qmin, spec.qmax, spec.channel_axis is not None)
+        codes, scale = round_weights(w, damped(h, self.damp), levels, self.sweeps)
+        grid = QParams(*_on_grid_of(scale, layer.grid), spec)
+        near = (w / scale[..., None] - codes).clamp(-_TIE, _TIE) + codes
+        near = weight_of_rows(layer.operation, near, layer.original.shape)
+        return (near * along_channels(grid.scale, near, spec.channel_axis)).to(layer.original.dtype), grid
+
+
+def _on_grid_of(scale: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:
+    """Scales (groups, out / groups) as a weight's grid has them, and its zero-point."""
+    scales = scale.flatten() if grid.spec.channel_axis is not None else scale.flatten()[0]
+    smallest = torch.finfo(torch.float32).tiny
+    return scales.float().clamp(min=smallest), grid.zero_point

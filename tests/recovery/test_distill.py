@@ -1,0 +1,133 @@
+"""Learning from the float network: its derivatives, what it may change, and that it helps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from layer_networks import on_grids, several
+from small_networks import SlowTwin, images, tiny
+from torch import Tensor
+
+from quant_sweep.arithmetic.affine import along_channels, quantize
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, QuantGraph
+from quant_sweep.recovery import Distill, OnGrids, Reconstruct
+from quant_sweep.recovery.distill import _mirrored_and_shifted, _share_of_rate
+from quant_sweep.recovery.learned import LearnedNetwork, _LearnedStep
+from quant_sweep.recovery.recover import damage
+
+
+def slow_step(x: Tensor, log_scale: Tensor, lowest: int, highest: int) -> Tensor:
+    """The same with the derivatives that autograd makes of it."""
+    v = x / log_scale.exp()
+    clamped = v.clamp(lowest, highest)
+    return (clamped + (clamped.round() - clamped).detach()) * log_scale.exp()
+
+
+def test_derivatives_of_a_step() -> None:
+    grid = QParams(torch.tensor(0.3), torch.tensor(3, dtype=torch.int32), QuantSpec(3))
+    step = _LearnedStep(grid)
+    x, weights = torch.randn(200, generator=torch.Generator().manual_seed(0)) * 2, torch.linspace(-1, 1, 200)
+    results = []
+    for function in (step, lambda x: slow_step(x, step.log_scale, -3, 4)):
+        leaf = x.clone().requires_grad_()
+        made = function(leaf)
+        (made * weights).sum().backward()
+        results.append((made.detach(), leaf.grad, step.log_scale.grad.clone()))
+        step.log_scale.grad = None
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=[Fusion.none, Fusion.conv_bn_relu], ids=lambda fusion: fusion.value)
+def network(request: pytest.FixtureRequest) -> tuple[QuantGraph, OnGrids]:
+    return on_grids(several(), images(32), bits=3, fusion=request.param)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_begins_with_the_network_that_it_is_given(network: tuple[QuantGraph, OnGrids], codes: bool) -> None:
+    _, quantized = network
+    student = LearnedNetwork(quantized, codes, torch.device("cpu"))
+    twin = SlowTwin(quantized.graph, quantized.qparams)
+    x = images(8, seed=3)
+    torch.testing.assert_close(student(x), twin.run(x), rtol=1e-3, atol=1e-3)
+    again = student.on_grids()
+    for name, grid in again.qparams.items():
+        torch.testing.assert_close(grid.scale, quantized.qparams[name].scale)
+        assert grid.spec == quantized.qparams[name].spec
+    for q in quantized.graph.weights:
+        values = (state.graph.graph.constants[q.name] for state in (again, quantized))
+        assert torch.equal(*(quantize(v, s.qparams[q.name]) for v, s in zip(values, (again, quantized), strict=True)))
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_what_is_learned_is_what_comes_out(network: tuple[QuantGraph, OnGrids], codes: bool) -> None:
+    original, quantized = network
+    made = Distill(codes=codes, steps=12, batch_size=16).recover(original, quantized, [images(32)])
+    again = LearnedNetwork(made, codes, torch.device("cpu"))
+    x = images(8, seed=3)
+    torch.testing.assert_close(again(x), SlowTwin(made.graph, made.qparams).run(x), rtol=1e-3, atol=1e-3)
+    same = 0
+    for q in quantized.graph.weights:
+        before, after = (
+            quantize(state.graph.graph.constants[q.name], state.qparams[q.name]) for state in (quantized, made)
+        )
+        same += torch.equal(before, after)
+        off = made.graph.graph.constants[q.name] / along_channels(made.qparams[q.name].scale, after, 0) - after
+        assert float(off.abs().max()) < 0.5, "the nearest code is the one that was learned"
+    assert same == len(quantized.graph.weights) or codes
+    zero_points = (state.qparams["input"].zero_point for state in (quantized, made))
+    assert torch.equal(*zero_points)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_it_helps_images_that_it_did_not_see(codes: bool) -> None:
+    original, quantized = on_grids(tiny(), images(64), bits=3)
+    rounded = Reconstruct(rows=2000).recover(original, quantized, [images(64)])
+    for before in (quantized, rounded):
+        made = Distill(codes=codes, steps=60).recover(original, before, [images(64)])
+        test = [images(64, seed=5)]
+        assert damage(original, made, test) < damage(original, before, test)
+
+
+def test_is_seeded() -> None:
+    original, quantized = on_grids(tiny(), images(16), bits=3)
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(torch.seed())
+        made = Distill(steps=3, seed=seed).recover(original, quantized, [images(16)])
+        results.append(made.qparams["input"].scale)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_images_are_mirrored_and_shifted_and_nothing_else() -> None:
+    x = torch.arange(1.0, 65).reshape(1, 1, 8, 8).expand(50, 1, 8, 8)
+    moved = _mirrored_and_shifted(x, torch.Generator().manual_seed(0))
+    whole = F.pad(x[:1], (1, 1, 1, 1))
+    allowed = [view[..., i : i + 8, j : j + 8] for view in (whole, whole.flip(3)) for i in range(3) for j in range(3)]
+    assert all(any(torch.equal(one[None], other) for other in allowed) for one in moved)
+    assert len({bytes(one.contiguous().numpy().data) for one in moved}) > 10
+
+
+def test_the_rate_rises_and_falls() -> None:
+    shares = [_share_of_rate(step, 100) for step in range(100)]
+    assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert shares[5:] == sorted(shares[5:], reverse=True)
+    assert 0 < shares[-1] < 0.001
+    assert _share_of_rate(0, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"codes": "off"}, "codes='off': allowed are true and false"),
+        ({"steps": 0}, "steps=0: allowed are whole numbers from 1"),
+        ({"batch_size": 1.5}, r"batch_size=1\.5: "),
+        ({"rate": -1}, "rate=-1: allowed are numbers from 0"),
+        ({"temperature": 0.5}, r"temperature=0\.5: allowed are numbers from 1"),
+    ],
+)
+def test_values_that_are_not_allowed(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Distill(**values)

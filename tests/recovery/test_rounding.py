@@ -1,0 +1,136 @@
+"""Rounding a layer's weights: the fast way against loops that anybody would write, and against all codes there are."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from quant_sweep.recovery import rounding
+from quant_sweep.recovery.rounding import Levels, cost, descend, gptq, least_squared_error_scale, nearest, round_weights
+
+TERNARY = Levels(-1, 1, True)
+
+
+def case(seed: int, groups: int = 1, channels: int = 3, k: int = 6, correlated: bool = True) -> tuple[Tensor, Tensor]:
+    """Weights (groups, channels, k) and the second moments of random rows, (groups, k, k)."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(groups, channels, k, generator=generator, dtype=torch.float64)
+    rows = torch.randn(groups, 4 * k, k, generator=generator, dtype=torch.float64)
+    if correlated:
+        rows += 2 * torch.randn(groups, 4 * k, 1, generator=generator, dtype=torch.float64)
+    return w, rows.transpose(1, 2) @ rows / (4 * k) + 0.01 * torch.eye(k, dtype=torch.float64)
+
+
+def slow_gptq(w: Tensor, h: Tensor, scale: float, levels: Levels) -> Tensor:
+    """One channel, one weight after another: round it, then solve for all others anew."""
+    order = h.diagonal().argsort(descending=True).tolist()
+    w, q = w.clone(), torch.zeros_like(w)
+    for i, k in enumerate(order):
+        q[k] = (w[k] / scale).round().clamp(levels.qmin, levels.qmax)
+        rest = order[i + 1 :]
+        if rest:  # minimise (d_rest, d_k) H (d_rest, d_k)^T with d_k given
+            off = w[k] - q[k] * scale
+            w[rest] += torch.linalg.solve(h[rest][:, rest], h[rest, k] * off)
+    return q
+
+
+def slow_descent(w: Tensor, h: Tensor, q: Tensor, scale: float, levels: Levels) -> Tensor:
+    """One channel: try every value of every code."""
+    q = q.clone()
+    for k in range(len(q)):
+        costs = {}
+        for code in range(levels.qmin, levels.qmax + 1):
+            q[k] = code
+            error = w - q * scale
+            costs[code] = float(error @ h @ error)
+        q[k] = min(costs, key=costs.__getitem__)
+    return q
+
+
+@pytest.fixture(params=[64, 4], ids=["one block", "many blocks"], autouse=True)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "_BLOCK", request.param)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gptq_and_descent_are_those_of_the_slow_twin(groups: int, bits: int) -> None:
+    w, h = case(seed=bits, groups=groups, k=11)
+    levels = Levels(-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1, True)
+    scale = least_squared_error_scale(w, levels)
+    q = gptq(w, h, scale, levels)
+    moved = descend(w, h, q, scale, levels)
+    for g, channel in itertools.product(range(groups), range(3)):
+        one = w[g, channel], h[g]
+        s = float(scale[g, channel])
+        assert torch.equal(q[g, channel], slow_gptq(*one, s, levels))
+        assert torch.equal(moved[g, channel], slow_descent(*one, q[g, channel], s, levels))
+
+
+def test_every_code_is_the_best_when_descent_comes_to_rest() -> None:
+    w, h = case(seed=1, k=9)
+    scale = least_squared_error_scale(w, TERNARY)
+    q = nearest(w, scale, TERNARY)
+    costs = [cost(w, h, q, scale)]
+    for _ in range(20):
+        q = descend(w, h, q, scale, TERNARY)
+        costs.append(cost(w, h, q, scale))
+        assert bool((costs[-1] <= costs[-2] + 1e-9).all())
+    assert torch.equal(q, descend(w, h, q, scale, TERNARY))
+    assert float(costs[-1].sum()) < float(costs[0].sum())
+
+
+@given(seed=st.integers(0, 10_000))
+def test_against_all_codes(seed: int) -> None:
+    """3**5 ways to round a channel: what is found is no better than the best, and no worse than rounding."""
+    w, h = case(seed, channels=2, k=5)
+    q, scale = round_weights(w, h, TERNARY, sweeps=4)
+    everything = torch.tensor(list(itertools.product([-1.0, 0.0, 1.0], repeat=5)), dtype=torch.float64)
+    found = cost(w, h, q, scale)[0]
+    for channel in range(2):
+        one = w[:, channel : channel + 1]
+        best = min(_least_over_scales(one[0, 0], h[0], codes) for codes in everything)
+        assert best - 1e-9 <= float(found[channel])
+        plain = least_squared_error_scale(one, TERNARY)
+        assert float(found[channel]) <= float(cost(one, h, nearest(one, plain, TERNARY), plain)) + 1e-9
+
+
+def _least_over_scales(w: Tensor, h: Tensor, q: Tensor) -> float:
+    """The least cost of codes over all scales: w H w - (q H w)^2 / q H q."""
+    along, size = q @ h @ w, q @ h @ q
+    return float(w @ h @ w - (along.square() / size if size > 0 and along > 0 else 0))
+
+
+def test_the_best_of_all_codes_is_found_where_weights_do_not_interact() -> None:
+    w, _ = case(seed=3, channels=4, k=5)
+    h = torch.diag(torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64))[None]
+    scale = torch.full((1, 4), 0.7, dtype=torch.float64)
+    assert torch.equal(gptq(w, h, scale, TERNARY), nearest(w, scale, TERNARY))
+    assert torch.equal(descend(w, h, torch.zeros_like(w), scale, TERNARY), nearest(w, scale, TERNARY))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_scale_for_a_whole_tensor(groups: int) -> None:
+    w, h = case(seed=4, groups=groups)
+    _, scale = round_weights(w, h, Levels(-4, 3, False), sweeps=3)
+    assert scale.unique().numel() == 1
+
+
+def test_the_first_scale_has_the_least_squared_error() -> None:
+    w, _ = case(seed=5, k=40)
+    scale = least_squared_error_scale(w, TERNARY)
+    for factor in (0.5, 0.8, 1.25, 2.0):
+        error = (w - nearest(w, scale, TERNARY) * scale[..., None]).square().sum(dim=2)
+        other = (w - nearest(w, factor * scale, TERNARY) * factor * scale[..., None]).square().sum(dim=2)
+        assert bool((error <= 1.01 * other).all())
+
+
+@pytest.mark.parametrize("levels", [TERNARY, Levels(-2, 1, True), Levels(-8, 7, False)])
+def test_a_weight_of_zeros_stays_zero(levels: Levels) -> None:
+    _, h = case(seed=6)
+    q, scale = round_weights(torch.zeros(1, 3, 6, dtype=torch.float64), h, levels, sweeps=2)
+    assert not q.any()
+    assert bool((scale > 0).all() & scale.isfinite().all())

@@ -1,0 +1,86 @@
+"""The walk over a network: its order, what a layer is shown, and weights that it leaves alone."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from layer_networks import on_grids, several
+from small_networks import SlowTwin, images
+from torch import Tensor, nn
+
+from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.graph import Network
+from quant_sweep.recovery.walk import Layer, channel_means, in_order, walk
+
+
+def unchanged(layer: Layer) -> tuple[Tensor, QParams]:
+    return layer.weight, layer.grid
+
+
+def test_what_is_added_to_a_layer_comes_before_it() -> None:
+    graph, _ = on_grids(several(), images(8), bits=8)
+    names = [node.name for node in in_order(graph.graph)]
+    assert sorted(names) == sorted(graph.graph.node)
+    assert names.index("shortcut.output") < names.index("grouped.output")
+    for node in graph.graph.nodes:
+        for read in graph.graph.computed_inputs(node):
+            assert read == "input" or names.index(read) < names.index(node.name)
+
+
+def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
+    graph, quantized = on_grids(several(), images(8), bits=4)
+    seen: dict[str, Layer] = {}
+
+    def note(layer: Layer) -> tuple[Tensor, QParams]:
+        seen[layer.name] = layer
+        return unchanged(layer)
+
+    made = walk(graph, quantized, [images(5), images(8)[5:]], note)
+    twin = SlowTwin(made.graph, made.qparams)
+    twin.run(images(8))
+    wanted = Network(graph.graph).values(images(8), keep=lambda _: True)
+    order = "stem depthwise shortcut grouped dilated up line head"
+    assert list(seen) == [f"{name}.output" for name in order.split()]
+    for name, layer in seen.items():
+        node = made.graph.graph.node[name]
+        torch.testing.assert_close(torch.cat(list(layer.inputs)), twin._read(node.inputs[0], name))
+        added: Mapping[str, str] = {"depthwise.output": "relu.output", "grouped.output": "shortcut.output"}
+        target = wanted[name]
+        if name in added:
+            add = next(reader for reader in made.graph.graph.readers[name])
+            target = target + wanted[added[name]] - twin._read(added[name], add.name)
+        torch.testing.assert_close(torch.cat(list(layer.targets)), target, rtol=1e-4, atol=1e-4)
+
+
+class Shared(nn.Module):
+    """One layer called twice, another whose bias another layer shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.one, self.other = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.other.bias = self.one.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.twice(F.relu(self.twice(x))))
+        return self.other(F.relu(self.one(x))).mean((2, 3))
+
+
+def test_shared_weights_stay_and_shared_biases_become_two() -> None:
+    torch.manual_seed(0)
+    graph, quantized = on_grids(Shared().eval(), images(8), bits=4)
+    seen: list[str] = []
+    made = walk(graph, quantized, [images(8)], lambda layer: seen.append(layer.name) or unchanged(layer))
+    assert seen == ["one.output", "other.output"]
+    nodes = made.graph.graph.node
+    assert nodes["one.output"].inputs[2] != nodes["other.output"].inputs[2]
+    for name in ("twice.weight", "twice.bias"):
+        assert torch.equal(made.graph.graph.constants[name], graph.graph.constants[name])
+    twin = SlowTwin(made.graph, made.qparams)
+    found, wanted = twin.run(images(8)).mean(dim=0), Network(graph.graph)(images(8)).mean(dim=0)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_channel_means() -> None:
+    batches = [torch.randn(2, 3, 4), torch.randn(5, 3, 4)]
+    torch.testing.assert_close(channel_means(batches, 1), torch.cat(batches).double().mean(dim=(0, 2)))
+    torch.testing.assert_close(channel_means(batches, 2), torch.cat(batches).double().mean(dim=(0, 1)))
