@@ -1,5 +1,7 @@
 """The one exception that a person's own input causes."""
 
+from unicodedata import category
+
 __all__ = ["InputError", "NotFiniteError", "printable"]
 
 
@@ -21,11 +23,17 @@ class NotFiniteError(InputError, FloatingPointError):
 def printable(text: str) -> str:
     """One line that a terminal shows as it is: line ends become spaces, other control characters `\\xNN`.
 
+    Spaces of all kinds stay, those that do not break lines too.
+
     Names of files and layers, and what stands in files from elsewhere, may hold the codes that move a cursor, rename a
     window or turn the direction of writing.
     """
     return "".join(
-        letter if letter.isprintable() or letter == " " else " " if letter in "\n\r\t\v\f" else _shown(letter)
+        letter
+        if letter.isprintable() or category(letter) == "Zs"
+        else " "
+        if letter in "\n\r\t\v\f"
+        else _shown(letter)
         for letter in text
     )
 

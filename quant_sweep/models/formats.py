@@ -32,8 +32,11 @@ def what_else(path: Path) -> str | None:
         return f"is an ONNX model, which holds a graph; {_SAVE} where it was exported"
     if not zipfile.is_zipfile(path):
         return None
-    with zipfile.ZipFile(path) as archive:
-        inside = {name.partition("/")[2] for name in archive.namelist()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = {name.partition("/")[2] for name in archive.namelist()}
+    except Exception:  # a damaged file makes zipfile stumble in any way; who reads it says so
+        return None
     if "constants.pkl" in inside:
         return f"is a TorchScript program, which is code; load it with torch.jit.load where you trust it and {_SAVE}"
     if any(name.startswith("models/") for name in inside) or "serialized_exported_program.json" in inside:

@@ -41,7 +41,7 @@ def frame(client: MlflowClient, experiment_id: str) -> pd.DataFrame:
     import pandas as pd
 
     head = ["run_id", "name", "kind", "key", "parent", "status", "start_time", "error"]
-    rows = [_row(run) for run in search(client, experiment_id) if KIND in run.data.tags]
+    rows = [_row(run) for run in search(client, experiment_id) if {KIND, KEY} <= run.data.tags.keys()]
     names = sorted({name for row in rows for name in row} - set(head))
     return pd.DataFrame(rows, columns=head + names).sort_values(["start_time", "run_id"], ignore_index=True)
 

@@ -53,7 +53,7 @@ class Workspace:
 
     def type(self, command: str, *arguments: str) -> Outcome:
         """Run a command here, in this process."""
-        out, err = io.StringIO(), io.StringIO()
+        out, err, level = io.StringIO(), io.StringIO(), logging.getLogger().level
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", [command, *arguments])
@@ -69,6 +69,7 @@ class Workspace:
             finally:
                 GlobalHydra.instance().clear()
                 logging.getLogger().handlers.clear()  # Hydra's own, which write to this terminal
+                logging.getLogger().setLevel(level)
                 for logger in logging.root.manager.loggerDict.values():  # a database that is set up switches them off
                     if isinstance(logger, logging.Logger):
                         logger.disabled = False
