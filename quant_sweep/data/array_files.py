@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from quant_sweep.data.base import DataSet
-from quant_sweep.data.from_factory import content_of, named
+from quant_sweep.data.samples import content_of, named
 from quant_sweep.errors import InputError
 
 _ALLOWED = "allowed: a file .npz or .safetensors that holds inputs and labels"

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from quant_sweep.data.base import DataSet, Decoded, data_set, decoded
+from quant_sweep.data.base import DataSet, Decoded
 from quant_sweep.data.cache import decoded_once
-from quant_sweep.data.samples import samples_of
+from quant_sweep.data.samples import content_of, named
 from quant_sweep.errors import InputError
 from quant_sweep.runtime.callables import called, imported
 
@@ -54,37 +52,3 @@ def custom(
         return named(name, read(), mean, std)
     source = {"factory": factory, "kwargs": dict(kwargs or {}), "version": str(version)}
     return named(name, decoded_once("custom", source, cache_dir, read), mean, std)
-
-
-def content_of(key: str, train: Any, test: Any) -> Decoded:
-    """Both splits and the names of their classes.
-
-    Raises:
-        InputError: see `samples_of`; or the splits do not go together.
-    """
-    names = getattr(train, "classes", None)
-    train, test = samples_of(f"{key} train", train), samples_of(f"{key} test", test)
-    if train.images.dtype != test.images.dtype or train.images.shape[1:] != test.images.shape[1:]:
-        raise InputError(
-            f"{key}: train holds {train.images.dtype} {tuple(train.images.shape[1:])}, test {test.images.dtype} "
-            f"{tuple(test.images.shape[1:])}; both have to hold inputs of one shape and type"
-        )
-    classes = 1 + max(int(train.labels.max()), int(test.labels.max()))
-    if not isinstance(names, Sequence) or isinstance(names, str) or len(names) < classes:
-        names = range(classes)
-    return decoded([str(name) for name in names], train, test)
-
-
-def named(name: str, content: Decoded, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSet:
-    """A data set whose normalisation is given where its inputs are images, and only there.
-
-    Raises:
-        InputError: it is not.
-    """
-    is_float = content.train.images.dtype == torch.float32
-    for key, numbers in (("data.mean", mean), ("data.std", std)):
-        if is_float and numbers is not None:
-            raise InputError(f"{key}={numbers}: the inputs are float and taken as they are; allowed is null")
-        if not is_float and numbers is None:
-            raise InputError(f"{key}=null: the inputs are uint8 images; allowed is a number for each channel")
-    return data_set(name, content, mean or (), std or ())

@@ -1,4 +1,4 @@
-"""A person's inputs and labels, as a data set or as tensors, to one tensor each."""
+"""A person's two splits of inputs and labels, as data sets or as tensors, to one tensor each and to a `DataSet`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,53 @@ from rich.progress import Progress
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from quant_sweep.data.base import ImageSet
+from quant_sweep.data.base import DataSet, Decoded, ImageSet, data_set, decoded
 from quant_sweep.data.decode import SECONDS_WITHOUT_BAR
 from quant_sweep.errors import InputError
 
 _ALLOWED = "uint8 images (n, channels, height, width), or float inputs (n, ...) that the network takes as they are"
 
 
-def samples_of(key: str, split: Any) -> ImageSet:
+def content_of(key: str, train: Any, test: Any) -> Decoded:
+    """Both splits, and the names of their classes: the numbers, unless `train` has `classes` as torchvision's sets do.
+
+    Args:
+        key: what the person typed, for messages.
+        train, test: a pair (inputs, labels) of tensors or arrays each, (n, ...) and (n,); or whatever has a length and
+            gives (input, label) by number, as a `torch.utils.data.Dataset`.
+
+    Raises:
+        InputError: inputs or labels cannot be used, or the splits do not go together.
+    """
+    names = getattr(train, "classes", None)
+    train, test = _samples_of(f"{key} train", train), _samples_of(f"{key} test", test)
+    if train.images.dtype != test.images.dtype or train.images.shape[1:] != test.images.shape[1:]:
+        raise InputError(
+            f"{key}: train holds {train.images.dtype} {tuple(train.images.shape[1:])}, test {test.images.dtype} "
+            f"{tuple(test.images.shape[1:])}; both have to hold inputs of one shape and type"
+        )
+    classes = 1 + max(int(train.labels.max()), int(test.labels.max()))
+    if not isinstance(names, Sequence) or isinstance(names, str) or len(names) < classes:
+        names = range(classes)
+    return decoded([str(name) for name in names], train, test)
+
+
+def named(name: str, content: Decoded, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSet:
+    """A data set whose normalisation is given where its inputs are images, and only there.
+
+    Raises:
+        InputError: it is not.
+    """
+    is_float = content.train.images.dtype == torch.float32
+    for key, numbers in (("data.mean", mean), ("data.std", std)):
+        if is_float and numbers is not None:
+            raise InputError(f"{key}={numbers}: the inputs are float and taken as they are; allowed is null")
+        if not is_float and numbers is None:
+            raise InputError(f"{key}=null: the inputs are uint8 images; allowed is a number for each channel")
+    return data_set(name, content, mean or (), std or ())
+
+
+def _samples_of(key: str, split: Any) -> ImageSet:
     """Inputs and labels of a split.
 
     Args:
@@ -41,14 +80,14 @@ def samples_of(key: str, split: Any) -> ImageSet:
             f"{key}: is a {type(split).__name__}; allowed are a pair of tensors (inputs, labels) and a "
             "torch.utils.data.Dataset of (input, label)"
         )
-    return checked(key, inputs, labels)
+    return _checked(key, inputs, labels)
 
 
-def checked(key: str, inputs: Tensor, labels: Tensor) -> ImageSet:
+def _checked(key: str, inputs: Tensor, labels: Tensor) -> ImageSet:
     """Inputs as uint8 or float32 and labels as int64.
 
     Raises:
-        InputError: see `samples_of`.
+        InputError: they are not of an allowed kind.
     """
     if len(inputs) == 0:
         raise InputError(f"{key}: holds nothing")

@@ -1,4 +1,4 @@
-"""Folding of BatchNorm into the layer before it, or behind it.
+"""Folding of BatchNorm, and of what is written in its place, into the layer before it, or behind it.
 
 In evaluation mode BN(y) = a * y + c per channel, with a = gamma / sqrt(variance + eps) and c = beta - a * mean, and a
 convolution or linear layer is affine too: one layer can do both (Jacob et al. 2018, section 3.2).
@@ -6,7 +6,9 @@ convolution or linear layer is affine too: one layer can do both (Jacob et al. 2
     behind a layer   BN(W x + b) = (a W) x + (a b + c)       exact wherever BN's channels are the layer's outputs
     before a layer   W BN(x) + b = (W a) x + (W c + b)       exact wherever no zeros are padded in between
 
-What is decided is whether the channels are the same ones: by following their axis, never by sizes that happen to agree.
+Frozen BatchNorm, written as products and sums per channel (`ChannelAffine`), and biases that are added by hand have a
+and c as they are. What is decided is whether the channels are the same ones: by following their axis, never by sizes
+that happen to agree.
 """
 
 from __future__ import annotations
