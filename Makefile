@@ -31,9 +31,8 @@ sweep: .venv/installed  ## train a small ResNet on digits, sweep bits x observer
 report: .venv/installed  ## rebuild table and plots from MLflow alone (EXPERIMENT=name)
 	$(BIN)/quant-sweep-report tracking.experiment=$(EXPERIMENT)
 
-ui: .venv/installed  ## MLflow UI over mlruns/ on 127.0.0.1 (PORT=5000)
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
-		--backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+ui: .venv/installed  ## MLflow's pages over mlruns/ on 127.0.0.1, and the address of each experiment (PORT=5000)
+	$(BIN)/quant-sweep-ui port=$(PORT)
 
 # Every step continues where it was interrupted. The affine table has the width and the observer as its axes.
 study-resnet50: .venv/installed  ## train ResNet-50 on CIFAR-10 (wants a GPU), repeat the original study, and the affine table

@@ -32,6 +32,11 @@ def sensitivity() -> None:
     _run("quant-sweep-sensitivity", "sensitivity")
 
 
+def ui() -> None:
+    """`quant-sweep-ui`."""
+    _run("quant-sweep-ui", "ui")
+
+
 def _run(command: str, module: str) -> None:
     with ended_by_signals(command):
         importlib.import_module(f"quant_sweep.cli.{module}").main()

@@ -65,6 +65,13 @@ def run_hydra(
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(known)()
 
 
+def take_flag(flag: str) -> bool:
+    """Whether `flag` was typed; it is taken out of the arguments, which Hydra reads."""
+    typed = flag in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != flag]
+    return typed
+
+
 @contextlib.contextmanager
 def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[None]:
     """Look at every config that Hydra composes before Hydra builds anything of it; there is no hook for that."""

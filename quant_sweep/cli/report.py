@@ -7,25 +7,50 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
-from quant_sweep.cli.schema import Report
-from quant_sweep.report import build_report
+from quant_sweep.cli import schema
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra, take_flag
+from quant_sweep.report import Report, build_report
 from quant_sweep.report.escape import file_name
 from quant_sweep.report.terminal import print_document
 from quant_sweep.sweep.store import check_store
-from quant_sweep.tracking import read_runs
+from quant_sweep.tracking import Tracker
 
 
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep-report"):
-        run_hydra("report_config", show_report, Report)
+        full = take_flag("--full")
+        run_hydra("report_config", lambda cfg: show_report(cfg, full), schema.Report)
 
 
-def show_report(cfg: DictConfig) -> None:
-    """Write the report of an experiment below `outputs_dir` and print its table."""
+def show_report(cfg: DictConfig, full: bool = False) -> None:
+    """Write the report of an experiment below `outputs_dir`, print it, and where everything is.
+
+    Args:
+        full: print all of it and not one screen.
+    """
     check_store(cfg.tracking)
-    folder = Path(cfg.outputs_dir) / "report" / file_name(cfg.tracking.experiment)
-    report = build_report(read_runs(cfg.tracking.uri, cfg.tracking.experiment), folder)
-    print_document(report.document, Console())
-    print(f"Report: {folder / 'report.md'}")
+    tracker = open_to_read(cfg.tracking)
+    report = build_report(tracker.runs(), report_folder(cfg))
+    tell(report, tracker.address(), full)
+
+
+def open_to_read(tracking: DictConfig) -> Tracker:
+    """The experiment, which is there.
+
+    Raises:
+        InputError: no such store or experiment; nothing is created.
+    """
+    return Tracker.open_existing(tracking.uri, tracking.experiment, Path(tracking.lock_dir))
+
+
+def report_folder(cfg: DictConfig) -> Path:
+    """Where the report of the experiment lies."""
+    return Path(cfg.outputs_dir) / "report" / file_name(cfg.tracking.experiment)
+
+
+def tell(report: Report, address: str, full: bool) -> None:
+    """Print a report, and where everything is."""
+    print_document(report.document if full else report.brief, Console())
+    print(f"Report: {report.folder / 'report.md'}")
+    print(f"MLflow: {address}")

@@ -51,6 +51,13 @@ class Report(Common):
     """`conf/report_config.yaml`."""
 
 
+@dataclass
+class Ui(Common):
+    """`conf/ui_config.yaml`."""
+
+    port: int = MISSING
+
+
 def register(*types: type[Common]) -> None:
     """Make types known to Hydra as `schema/<class name in small letters>`."""
     store = ConfigStore.instance()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,17 +16,20 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
+from quant_sweep.cli.hydra_app import one_line_errors, run_hydra, take_flag
 from quant_sweep.cli.jobs import sweep_name
-from quant_sweep.cli.report import show_report
+from quant_sweep.cli.journal import Entry, Journal, Status
+from quant_sweep.cli.report import open_to_read, report_folder, tell
 from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals, stopped_not_failed
+from quant_sweep.cli.sweep_page import members_of, sweep_page, told
 from quant_sweep.cli.sweep_schema import Sweep
 from quant_sweep.errors import InputError
+from quant_sweep.report import build_report
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.point import read_point
 from quant_sweep.sweep.prepare import prepare
 from quant_sweep.sweep.run import run_point
-from quant_sweep.tracking import Tracker, sweep_alive
+from quant_sweep.tracking import command, one_line, sweep_alive
 
 log = logging.getLogger(__name__)
 _multirun: ContextVar[Multirun | None] = ContextVar("_multirun", default=None)
@@ -53,6 +57,7 @@ class RememberMultirun(Callback):
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep"):
+        typed, full = command(), take_flag("--full")
         stopped: Stopped | None = None
         try:
             with stopped_not_failed():
@@ -66,7 +71,7 @@ def main() -> None:
             multirun = _multirun.get()
             if multirun is not None:
                 with multirun.alive:
-                    _close_multirun(multirun, stopped)
+                    _close_multirun(multirun, stopped, typed, full)
 
 
 def _check(cfg: DictConfig, in_this_process: bool) -> None:
@@ -81,33 +86,50 @@ def _check(cfg: DictConfig, in_this_process: bool) -> None:
 
 
 def _job(cfg: DictConfig) -> None:
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return run_point(cfg, sweep=None)
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        run_point(cfg, sweep=None)
+        return
     check_stopped()
+    sweep, job, began = sweep_name(hydra), tuple(hydra.overrides.task), time.monotonic()
+    journal = Journal.of(Path(cfg.tracking.lock_dir), sweep)
     try:
         with stopped_by_signals():  # of a launcher's own processes
-            return run_point(cfg, sweep=sweep_name(HydraConfig.get()))
+            outcome = run_point(cfg, sweep)
     except InputError as error:
         log.error("%s", error)
+        journal.add(Entry(job, "failed", str(error), time.monotonic() - began))
         raise
-    except Exception:
+    except Exception as error:
         # A multirun goes on after a failed job and prints only the first traceback: log each.
-        log.exception("failed: %s", " ".join(HydraConfig.get().overrides.task))
+        log.exception("failed: %s", " ".join(job))
+        journal.add(Entry(job, "failed", f"{type(error).__name__}: {one_line(error)}", time.monotonic() - began))
         raise
+    status: Status = "skipped" if outcome.skipped else "done"
+    journal.add(Entry(job, status, outcome.text, time.monotonic() - began, outcome.run_id))
 
 
-def _close_multirun(multirun: Multirun, stopped: Stopped | None) -> None:
-    """Close the sweep and show the table of all runs of the experiment, failed jobs or not.
+def _close_multirun(multirun: Multirun, stopped: Stopped | None, typed: str, full: bool) -> None:
+    """Close the sweep and show the report of all runs of the experiment, failed jobs or not.
 
     One that was stopped may have no store yet; then there is nothing to show.
     """
-    config, tracking = multirun.config, multirun.config.tracking
+    config = multirun.config
     sweep = sweep_name(config.hydra)
-    if stopped is None:
-        open_tracker(config).finish_sweep(sweep)
-        show_report(config)
-    else:
-        with contextlib.suppress(InputError):
-            tracker = Tracker.open_existing(tracking.uri, tracking.experiment, Path(tracking.lock_dir))
-            tracker.kill_sweep(sweep, stopped)
-            show_report(config)
+    journal = Journal.of(Path(config.tracking.lock_dir), sweep)
+    entries = journal.read()
+    journal.remove()
+    with contextlib.suppress(InputError) if stopped else contextlib.nullcontext():
+        tracker = open_to_read(config.tracking) if stopped else open_tracker(config)
+        members = members_of(sweep, tracker.runs(), entries)
+        run_id = tracker.note_sweep(sweep, members, told(entries, typed))
+        runs = tracker.runs()
+        report = build_report(runs, report_folder(config))
+        page = sweep_page(members, sum(entry.status == "failed" for entry in entries), runs, report)
+        if stopped:
+            tracker.kill_sweep(run_id, stopped, page)
+        else:
+            tracker.finish_sweep(run_id, page)
+        tell(report, tracker.address(), full)
+        if run_id is not None:
+            print(f"Sweep:  {tracker.report_address(run_id)}")

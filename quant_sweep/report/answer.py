@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from quant_sweep.report.points import Bits
 from quant_sweep.report.sections import SUBJECT, Cell, Section
 
-_NEAR = 1.0  # points below float that still count as the same model
+NEAR = 1.0  # points below float that still count as the same model
 
 
 def subjects(sections: Sequence[Section]) -> list[list[Section]]:
@@ -24,14 +24,14 @@ def fewest_bits(sections: Sequence[Section]) -> str:
     near: list[tuple[Bits, float, str]] = []
     for section in sections:
         for (row, column), cell in section.cells.items():
-            if cell.accuracy and section.original and section.original.percent - cell.accuracy.percent <= _NEAR:
+            if cell.accuracy and section.original and section.original.percent - cell.accuracy.percent <= NEAR:
                 where = f"{column}, {section.setting}" if len(sections) > 1 else column
                 near.append((row, -cell.accuracy.percent, f"**{_label(row)}** ({where}): {cell.accuracy}"))
     if not any(section.original for section in sections):
         return f"{name}: no float accuracy is known yet."
     if not near:
-        return f"{name}: nothing that ran stays within {_NEAR:g} point of float."
-    return f"{name}: the fewest bits within {_NEAR:g} point of float are {min(near)[2]} %."
+        return f"{name}: nothing that ran stays within {NEAR:g} point of float."
+    return f"{name}: the fewest bits within {NEAR:g} point of float are {min(near)[2]} %."
 
 
 def short_result(sections: Sequence[Section]) -> list[dict[str, str]]:

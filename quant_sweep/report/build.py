@@ -6,13 +6,15 @@ Nothing but the runs is read, no clock either: the same runs give the same bytes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from quant_sweep.errors import InputError
+from quant_sweep.report.brief import brief, numbers
 from quant_sweep.report.document import Document
+from quant_sweep.report.failed_jobs import by_error, failed_jobs
 from quant_sweep.report.figures import png
 from quant_sweep.report.markdown import markdown
 from quant_sweep.report.page import page, pivot_csv, points_csv
@@ -23,11 +25,18 @@ from quant_sweep.runtime.atomic_file import replacing
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and where."""
+    """What was written, and where.
+
+    Attributes:
+        brief: the document on one screen.
+        metrics: what a sweep came to, in numbers.
+    """
 
     document: Document
     folder: Path
     files: tuple[Path, ...]
+    brief: Document
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -57,7 +66,7 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
     contents |= {f"pivot_{section.slug}.csv": pivot_csv(section).encode() for section in sections}
     files = write_files(folder, contents)
     _remove_outdated(folder, files)
-    return Report(document, folder, files)
+    return Report(document, folder, files, brief(sections, by_error(failed_jobs(runs))), numbers(sections, points))
 
 
 def document_files(document: Document, name: str) -> dict[str, bytes]:

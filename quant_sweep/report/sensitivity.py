@@ -69,7 +69,7 @@ def build_sensitivity_report(table: SensitivityTable, folder: Path) -> Report:
     document = sensitivity_page(table)
     contents = document_files(document, "sensitivity.md")
     contents["sensitivity.csv"] = csv_safe(table.rows).to_csv(index=False).encode()
-    return Report(document, folder, write_files(folder, contents))
+    return Report(document, folder, write_files(folder, contents), document)
 
 
 def sensitivity_page(table: SensitivityTable) -> Document:

@@ -17,6 +17,7 @@ from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme
 from quant_sweep.recovery import Recovery, check_enough
+from quant_sweep.report.run_name import run_name
 from quant_sweep.sweep.build import plain, resolve_device
 from quant_sweep.sweep.check import check_averages, check_calibration, check_settings
 from quant_sweep.sweep.choices import build
@@ -69,12 +70,7 @@ class Point:
         return bool(self.settings["calibration"].get("update_batch_norm", False))
 
     def __str__(self) -> str:
-        weights, activations = self.widths.weights, self.widths.activations
-        bits = f"{weights} bits" if weights == activations else f"W{weights}A{activations}"
-        engine = self.choice.name if self.choice else self.settings["engine"]["name"]
-        model, scheme, observer = (self.settings[group]["name"] for group in ("model", "scheme", "observer"))
-        recovery = [recovery_param(self.recoveries)] if self.recoveries else []
-        return " ".join([model, engine, scheme, self.fusion.value, observer, bits, *recovery])
+        return run_name(self.params(), self.choice.name if self.choice else self.settings["engine"]["name"])
 
     def params(self) -> dict[str, object]:
         """Every config axis by its name on the command line; `device` as it was resolved."""

@@ -14,6 +14,7 @@ from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabyt
 from quant_sweep.evaluation.qparams_table import qparams_table
 from quant_sweep.graph import QuantGraph
 from quant_sweep.recovery import Step
+from quant_sweep.report.activations import activations_page
 from quant_sweep.report.escape import csv_safe
 from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import QuantizedModel
@@ -49,11 +50,16 @@ def record_result(
     prepared: Prepared,
     evaluation: Evaluation,
     baseline: Evaluation,
+    agreement: EngineAgreement | None = None,
 ) -> None:
     """A quantized network's accuracy beside that in float, its speed and size, and all quantization parameters.
 
     Those of a tensor with one scale are metrics too, `scale/<name>` and `zero_point/<name>`; of weights per channel
-    they are in the table only.
+    they are in `qparams.csv` only. `activations.html` is what a person looks up, on one screen; `activations.csv` has
+    the same numbers.
+
+    Args:
+        agreement: of an engine that computes on integer codes, with the simulation.
     """
     weight_bits = {weight.name: prepared.specs[weight.name].bits for weight in quantized.graph.weights}
     metrics = {
@@ -64,6 +70,8 @@ def record_result(
         "calibration_seconds": quantized.calibration_seconds,
         "model_size_mb": quantized_megabytes(quantized.graph, weight_bits),
     }
+    # MLflow's pages sort charts by what stands before the slash, and put those without one last.
+    metrics |= {f"answer/{name}": metrics[name] for name in ("accuracy", "float_accuracy", "drop", "agreement")}
     for name, grid in quantized.qparams.items():
         if grid.scale.dim() == 0:
             metrics[f"scale/{name}"] = grid.scale.item()
@@ -71,7 +79,31 @@ def record_result(
     record.metrics(metrics)
     table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, prepared.graph)
     record.table(csv_safe(table), "qparams.csv")
+    activations = activations_table(table, agreement)
+    record.table(csv_safe(activations), "activations.csv")
+    record.text(activations_page(str(prepared.point), activations), "activations.html")
+    record_data(record, prepared)
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
+
+
+def activations_table(table: pd.DataFrame, agreement: EngineAgreement | None) -> pd.DataFrame:
+    """The activations of a table of quantization parameters, and what the comparison with the simulation found.
+
+    Columns: those of `qparams_table` without kind and channel; lsb, the largest difference to `simulate` in codes, and
+    differing, the share of the codes that differ, missing where nothing was compared.
+    """
+    rows = table[table["kind"] == "activation"].drop(columns=["kind", "channel"])
+    lsb, shares = (agreement.lsb, agreement.shares) if agreement else ({}, {})
+    return rows.assign(lsb=rows["name"].map(lsb).astype("Int64"), differing=rows["name"].map(shares).astype(float))
+
+
+def record_data(record: Recorder, prepared: Prepared) -> None:
+    """Which images calibrated and which evaluated: name and fingerprint of the data set."""
+    data, settings = prepared.data, prepared.point.shown["data"]
+    source = str(settings.get("root") or settings["name"])
+    calibration, evaluation = prepared.images.indices, data.test.labels
+    record.dataset("calibration", f"{data.name} train", data.fingerprint, source, len(calibration))
+    record.dataset("evaluation", f"{data.name} test", data.fingerprint, source, len(evaluation))
 
 
 def record_recovery(record: Recorder, steps: Mapping[str, Step]) -> None:
@@ -112,7 +144,6 @@ def record_agreement(record: Recorder, agreement: EngineAgreement, float_tensors
             "simulate_largest_lsb": agreement.largest_lsb,
             "simulate_compared_codes": agreement.compared_codes,
             "simulate_differing_codes": agreement.differing,
-            **{f"lsb/{name}": largest for name, largest in agreement.lsb.items()},
         }
     )
     record.tag("simulate_first_difference", agreement.first_difference or "none")

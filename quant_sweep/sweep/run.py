@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig, OmegaConf
 
 from quant_sweep.engines import Flow, Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.errors import InputError, printable
-from quant_sweep.evaluation.agreement import compare_some_images
+from quant_sweep.evaluation.agreement import EngineAgreement, compare_some_images
 from quant_sweep.evaluation.evaluate import Evaluation, evaluate
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
@@ -31,8 +31,22 @@ from quant_sweep.tracking import Recorder, Tracker
 log = logging.getLogger(__name__)
 
 
-def run_point(cfg: DictConfig, sweep: str | None) -> None:
-    """Do what `cfg` says, unless it is done already.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a point.
+
+    Attributes:
+        skipped: it was finished before.
+        text: what to tell, one line.
+    """
+
+    run_id: str
+    skipped: bool
+    text: str
+
+
+def run_point(cfg: DictConfig, sweep: str | None) -> Outcome:
+    """Do what `cfg` says, unless it is done already, and log what became of it.
 
     Args:
         cfg: as `conf/config.yaml`.
@@ -52,8 +66,9 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
         finished = tracker.find_finished(key)
         if finished is not None and not cfg.force:
             accuracy = finished.metrics["accuracy"]
-            log.info("%s: accuracy %.2f (skipped: same key finished as run %s)", point, accuracy, finished.run_id)
-            return
+            text = f"{point}: accuracy {accuracy:.2f} (skipped: same key finished as run {finished.run_id})"
+            log.info("%s", text)
+            return Outcome(finished.run_id, True, text)
         for doubt in doubts(point.settings):
             say_once(doubt)
         baseline = _float_baseline(tracker, prepared)
@@ -69,17 +84,19 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
             record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
             if not isinstance(point.engine, Flow):
                 record_float_weights(record, prepared.graph)
-            quantized = _believed(record, quantize_model(prepared), prepared)
+            quantized, agreement = _believed(record, quantize_model(prepared), prepared)
             evaluation = evaluate(
                 quantized.network, prepared.data, prepared.data.test, point.settings["batch_size"], point.device
             )
             record_recovery(record, quantized.recovery)
-            record_result(record, quantized, prepared, evaluation, baseline)
-    log.info(
-        "%s: accuracy %.2f (float %.2f), agreement %.2f %%; calibration %.1f s, evaluation %.1f s",
-        *(point, evaluation.accuracy, baseline.accuracy, evaluation.agreement(baseline)),
-        *(quantized.calibration_seconds, evaluation.seconds),
+            record_result(record, quantized, prepared, evaluation, baseline, agreement)
+    text = (
+        f"{point}: accuracy {evaluation.accuracy:.2f} (float {baseline.accuracy:.2f}), "
+        f"agreement {evaluation.agreement(baseline):.2f} %; "
+        f"calibration {quantized.calibration_seconds:.1f} s, evaluation {evaluation.seconds:.1f} s"
     )
+    log.info("%s", text)
+    return Outcome(record.run_id, False, text)
 
 
 def _float_baseline(tracker: Tracker, prepared: Prepared) -> Evaluation:
@@ -102,25 +119,28 @@ def _float_baseline(tracker: Tracker, prepared: Prepared) -> Evaluation:
     return baseline
 
 
-def _believed(record: Recorder, quantized: QuantizedModel, prepared: Prepared) -> QuantizedModel:
+def _believed(
+    record: Recorder, quantized: QuantizedModel, prepared: Prepared
+) -> tuple[QuantizedModel, EngineAgreement | None]:
     """The network, if it computes on integer codes held against the simulation of the same grids.
 
-    Where the two part by more than rounding explains, `engine=auto` becomes the simulation and says so.
+    With it comes the comparison; None where there was none. Where the two part by more than rounding explains,
+    `engine=auto` becomes the simulation and says so.
 
     Raises:
         InputError: they part, and the engine was asked for by name.
     """
     network, point = quantized.network, prepared.point
     if not isinstance(network, NetworkOfCodes):
-        return quantized
+        return quantized, None
     agreement = compare_some_images(network, quantized.graph, quantized.qparams, prepared.data)
     record_agreement(record, agreement, network.float_tensors)
     reason = agreement.disagreement(prepared.specs)
     if reason is None:
-        return quantized
+        return quantized, agreement
     if point.choice is None:
         raise InputError(f"engine={point.settings['engine']['name']}: {reason}; use engine=simulate")
     log.warning("%s: engine=auto computes with simulate instead of %s: %s", point, point.choice.name, reason)
     record.tag("engine_chosen", "simulate")
     record.tag("engine_fell_back", reason)
-    return replace(quantized, network=Simulate().build(quantized.graph, quantized.qparams))
+    return replace(quantized, network=Simulate().build(quantized.graph, quantized.qparams)), agreement

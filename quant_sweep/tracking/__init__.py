@@ -11,8 +11,26 @@ is not proof. Only `MlflowClient` is used: the fluent API keeps one active run p
 after a crash too.
 """
 
+from quant_sweep.tracking.failures import one_line
+from quant_sweep.tracking.provenance import command
 from quant_sweep.tracking.recorder import Recorder
 from quant_sweep.tracking.runs import Kind, read_runs
-from quant_sweep.tracking.tracker import FinishedRun, Tracker, sweep_alive
+from quant_sweep.tracking.store import absolute_uri
+from quant_sweep.tracking.sweep_page import SweepPage
+from quant_sweep.tracking.tracker import FinishedRun, Tracker, addresses, sweep_alive
+from quant_sweep.tracking.view import SERVER_ENVIRONMENT
 
-__all__ = ["FinishedRun", "Kind", "Recorder", "Tracker", "read_runs", "sweep_alive"]
+__all__ = [
+    "SERVER_ENVIRONMENT",
+    "FinishedRun",
+    "Kind",
+    "Recorder",
+    "SweepPage",
+    "Tracker",
+    "absolute_uri",
+    "addresses",
+    "command",
+    "one_line",
+    "read_runs",
+    "sweep_alive",
+]

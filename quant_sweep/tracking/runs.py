@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from quant_sweep.tracking.failures import using
 from quant_sweep.tracking.store import absolute_uri, open_existing
+from quant_sweep.tracking.sweep_page import members_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,8 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
     """Every run of an experiment that exists, one row each, oldest first.
 
     Columns: run_id, name, kind, key, parent, status (finished, failed, killed or running), start_time (ms since 1970),
-    error, then `params.<name>` and `tags.<name>` (text) and `metrics.<name>` (float), missing where a run has none.
+    error, members (of a sweep: the run ids of its points, a comma between them), then `params.<name>` and `tags.<name>`
+    (text) and `metrics.<name>` (float), missing where a run has none.
     A run is `finished` only with its completion mark; one without that MLflow calls FINISHED is still `running`, as is
     one whose process was killed and whose key nobody took up since.
 
@@ -40,7 +42,7 @@ def frame(client: MlflowClient, experiment_id: str) -> pd.DataFrame:
     """Every run of an experiment; see `read_runs`."""
     import pandas as pd
 
-    head = ["run_id", "name", "kind", "key", "parent", "status", "start_time", "error"]
+    head = ["run_id", "name", "kind", "key", "parent", "status", "start_time", "error", "members"]
     rows = [_row(run) for run in search(client, experiment_id) if {KIND, KEY} <= run.data.tags.keys()]
     names = sorted({name for row in rows for name in row} - set(head))
     return pd.DataFrame(rows, columns=head + names).sort_values(["start_time", "run_id"], ignore_index=True)
@@ -57,6 +59,7 @@ def _row(run: Run) -> dict[str, object]:
         "status": status_of(run),
         "start_time": run.info.start_time,
         "error": tags.get(ERROR, ""),
+        "members": ",".join(members_of(tags)),
         **{f"params.{name}": text for name, text in run.data.params.items()},
         **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
         **{f"tags.{name}": text for name, text in tags.items() if not name.startswith(_RESERVED_TAGS)},

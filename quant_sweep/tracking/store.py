@@ -79,6 +79,27 @@ def open_existing(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     Raises:
         InputError: no such store or experiment; the message lists the experiments that are there.
     """
+    with _reading(uri) as client:
+        found = _experiment_id(client, experiment)
+        if found is None:
+            names = ", ".join(sorted(known.name for known in client.search_experiments())) or "none"
+            raise InputError(f"tracking.experiment={experiment!r}: no such experiment in {uri}; there are: {names}")
+        return client, found
+
+
+def experiments(uri: str) -> list[str]:
+    """The names of the experiments of a store that is there.
+
+    Raises:
+        InputError: no such store.
+    """
+    with _reading(uri) as client:
+        return sorted(known.name for known in client.search_experiments())
+
+
+@contextlib.contextmanager
+def _reading(uri: str) -> Iterator[MlflowClient]:
+    """A client of a store that is there, while it is this process's turn to open it."""
     database = _database(uri)
     if database is not None:
         with opening(uri):
@@ -87,12 +108,7 @@ def open_existing(uri: str, experiment: str) -> tuple[MlflowClient, str]:
             raise InputError(f"tracking.uri={uri!r}: no such database; run a sweep first, or name one that is there")
     with _turn(uri, database), opening(uri):
         _probe(uri, database)
-        client = _client(uri)
-        found = _experiment_id(client, experiment)
-        if found is None:
-            names = ", ".join(sorted(known.name for known in client.search_experiments())) or "none"
-            raise InputError(f"tracking.experiment={experiment!r}: no such experiment in {uri}; there are: {names}")
-        return client, found
+        yield _client(uri)
 
 
 def make_folder(folder: Path, key: str, value: str) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,19 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from quant_sweep.tracking.failures import one_line, using
+from quant_sweep.tracking.provenance import provenance
 from quant_sweep.tracking.recorder import DIGESTS, Recorder, file_digest
 from quant_sweep.tracking.runs import ERROR, KEY, KIND, MARK, PARENT, Kind, frame, search, status_of
-from quant_sweep.tracking.store import absolute_uri, make_folder, open_existing, open_store
+from quant_sweep.tracking.store import absolute_uri, experiments, make_folder, open_existing, open_store
+from quant_sweep.tracking.sweep_page import SweepPage, members_of, members_tags, record_sweep
+from quant_sweep.tracking.view import LOCAL, address, save_view
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+METRIC = "accuracy"  # by which the view of an experiment is sorted
 _LONGEST_ERROR = 1000  # characters
 _log = logging.getLogger(__name__)
 
@@ -130,13 +135,16 @@ class Tracker:
         """
         self._close_left_open(key)
         all_tags = {**(tags or {}), KEY: key, KIND: kind} | ({PARENT: parent} if parent else {})
-        run_id = self._create_run(name, all_tags)
+        run_id = self._create_run(name, {**provenance(), **all_tags})
+        recorder = None
         try:
             recorder = Recorder(self.client, run_id)
             recorder.params(params)
             yield recorder
             recorder.seal()
         except BaseException as error:
+            if recorder is not None:
+                _flush(recorder)
             self._end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED", error)
             raise
         self._finish(run_id)
@@ -148,20 +156,45 @@ class Tracker:
             if found is not None:
                 return found
             self._close_abandoned()
-            return self._create_run(name, {KEY: name, KIND: "sweep"})
+            return self._create_run(f"sweep {name}", {**provenance(), KEY: name, KIND: "sweep"})
 
-    def finish_sweep(self, name: str) -> None:
-        """Close the parent of a multirun, its jobs failed or not. A multirun that had nothing to do has none."""
+    def note_sweep(self, name: str, members: Sequence[str], tags: Mapping[str, str]) -> str | None:
+        """Write into the parent of a multirun which points it has, those too that were finished before.
+
+        A multirun whose points were all finished before gets a parent, unless an earlier sweep has the same members.
+
+        Args:
+            members: run ids.
+            tags: more words about it.
+
+        Returns:
+            run id of the parent, or of that earlier sweep; None where there is nothing to tell.
+        """
         found = self._find_sweep(name)
+        if found is None and members:
+            found = self._sweep_of(members) or self.sweep(name)
         if found is not None:
-            self._finish(found)
+            record_sweep(self.client, found, tags={**tags, **members_tags(members)})
+        return found
+
+    def finish_sweep(self, run_id: str | None, page: SweepPage) -> None:
+        """Close the parent of a multirun, its jobs failed or not; it gets `page`."""
+        if run_id is not None:
+            record_sweep(self.client, run_id, page)
+            self._finish(run_id)
         self._close_abandoned()
 
-    def kill_sweep(self, name: str, error: BaseException) -> None:
+    def kill_sweep(self, run_id: str | None, error: BaseException, page: SweepPage) -> None:
         """Close the parent of a multirun that was stopped by `error`."""
-        found = self._find_sweep(name)
-        if found is not None:
-            self._end(found, "KILLED", error)
+        if run_id is not None:
+            record_sweep(self.client, run_id, page)
+            self._end(run_id, "KILLED", error)
+
+    def _sweep_of(self, members: Sequence[str]) -> str | None:
+        """The newest finished sweep with exactly these members."""
+        query = f"tags.`{KIND}` = 'sweep' and tags.`{MARK}` = 'true'"
+        alike = (run for run in search(self.client, self.experiment_id, query) if _members(run) == set(members))
+        return next((str(run.info.run_id) for run in alike), None)
 
     def _find_sweep(self, name: str) -> str | None:
         query = f"tags.`{KEY}` = '{_checked(name)}' and tags.`{KIND}` = 'sweep'"
@@ -192,6 +225,22 @@ class Tracker:
     def runs(self) -> pd.DataFrame:
         """Every run of the experiment; see `read_runs`."""
         return frame(self.client, self.experiment_id)
+
+    def address(self, local: str = LOCAL) -> str:
+        """Where a browser finds the runs of the experiment as a table of results; the view is made if need be.
+
+        Args:
+            local: where `quant-sweep-ui` serves a store without a server.
+        """
+        try:
+            save_view(self.client, self.experiment_id, METRIC)
+        except Exception as failure:  # a store that can be read only
+            _log.warning("the view of MLflow's pages could not be saved: %s", one_line(failure))
+        return address(self.client.tracking_uri, self.experiment_id, local)
+
+    def report_address(self, run_id: str) -> str:
+        """Where a browser finds the report of the sweep `run_id`."""
+        return address(self.client.tracking_uri, self.experiment_id, run_id=run_id)
 
     def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
         with using(self.client):
@@ -232,6 +281,34 @@ class Tracker:
             if status_of(run) == "running":
                 with using(self.client):
                     self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def addresses(uri: str, lock_dir: Path, local: str) -> list[tuple[str, str]]:
+    """Each experiment of a store that has runs of ours, and where a browser finds its results.
+
+    Raises:
+        InputError: no such store; nothing is created.
+    """
+    found = []
+    for name in experiments(absolute_uri(uri)):
+        tracker = Tracker.open_existing(uri, name, lock_dir)
+        with using(tracker.client):
+            ours = tracker.client.search_runs([tracker.experiment_id], f"tags.`{KIND}` != ''", max_results=1)
+        if ours:
+            found.append((name, tracker.address(local)))
+    return found
+
+
+def _flush(recorder: Recorder) -> None:
+    """Write what a run has come to before it failed; the error of the work is the one to see."""
+    try:
+        recorder.flush()
+    except Exception as failure:
+        _log.warning("run %s: its metrics could not be written: %s", recorder.run_id, one_line(failure))
+
+
+def _members(run: Run) -> set[str]:
+    return set(members_of(run.data.tags))
 
 
 def sweep_alive(lock_dir: Path, name: str) -> AbstractContextManager[object]:

@@ -114,7 +114,11 @@ def test_multirun_then_again_then_forced(store: Workspace, sweeping: Arguments) 
     page = store.report(experiment="grid").read_text()
     for accuracy in points["metrics.accuracy"]:
         assert f"{accuracy:.2f}" in page
-    assert "## Accuracy by bits and observer" in first.out
+    assert "| bits" in first.out
+    assert "Accuracy by bits and observer" not in first.out, "one screen"
+    assert parent["members"].split(",") == points["run_id"].tolist()
+    assert parent["metrics.best_accuracy"] == points["metrics.accuracy"].max()
+    assert (parent["metrics.points"], parent["metrics.failed"]) == (4, 0)
     assert {"report.md", "points.csv"} <= {path.name for path in store.report(experiment="grid").parent.iterdir()}
     table = comparable(store.report("points.csv", "grid"))
 
@@ -124,6 +128,7 @@ def test_multirun_then_again_then_forced(store: Workspace, sweeping: Arguments) 
     assert {run_id for _, run_id in skipped} == set(points["run_id"])
     assert sorted(accuracy for accuracy, _ in skipped) == sorted(f"{value:.2f}" for value in points["metrics.accuracy"])
     assert len(store.runs(experiment="grid")) == 4
+    assert len(store.runs("sweep", "grid")) == 1
     assert store.report(experiment="grid").read_text() == page
 
     third = store.type("quant-sweep", *arguments, "force=true")

@@ -19,7 +19,7 @@ def test_defaults() -> None:
     assert (point.widths, point.fusion) == (BitWidths(8, 8, {}), Fusion.conv_bn_relu)
     assert not point.sequential
     assert not point.update_batch_norm
-    assert str(point) == "resnet20 auto affine conv_bn_relu mse 8 bits"
+    assert str(point) == "8b mse conv_bn_relu auto resnet20"
 
 
 def test_everything_that_was_typed() -> None:
@@ -34,7 +34,7 @@ def test_everything_that_was_typed() -> None:
     assert point.widths == BitWidths(3, 4, {"input": 8, "linear": 6})
     assert point.sequential
     assert point.update_batch_norm
-    assert str(point) == "resnet20 auto symmetric none hist W3A4"
+    assert str(point) == "W3A4 hist none auto symmetric sequential resnet20"
 
 
 def test_one_image_at_once() -> None:
@@ -64,7 +64,7 @@ def test_auto_becomes_an_engine_that_the_key_and_the_tags_know() -> None:
     assert isinstance(settled.engine, Simulate)
     assert settled.contents()["engine_chosen"] == settled.tags()["engine_chosen"] == "simulate"
     assert "12 bits" in settled.tags()["engine_reason"]
-    assert str(settled) == "resnet20 simulate affine conv_bn_relu mse 12 bits"
+    assert str(settled) == "12b mse conv_bn_relu simulate resnet20"
     assert settled.params() == wide.params()
     assert narrow.settled(graph, assign_specs(graph, narrow.scheme, narrow.widths)).contents() != narrow.contents()
     typed = read_point(composed("engine=simulate"))

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name
 from test_store import open_tracker
 
-from quant_sweep.tracking import Tracker, sweep_alive
+from quant_sweep.tracking import SweepPage, Tracker, sweep_alive
 from quant_sweep.tracking.names import stored_names
 
 
@@ -103,12 +104,15 @@ def test_many_metrics_are_one_request(tracker: Tracker) -> None:
         with patch.object(
             type(tracker.client), "log_batch", autospec=True, side_effect=type(tracker.client).log_batch
         ) as log:
-            recorder.metrics({f"scale/layer{i}": 1.0 for i in range(120)})
+            recorder.metrics({f"loss{i}": 1.0 for i in range(120)}, step=1)
             assert log.call_count == 1
+            recorder.metrics({f"scale/layer{i}": 1.0 for i in range(120)})
+            recorder.tag("word", "x")
+            assert log.call_count == 1, "they wait for the end of the run"
         recorder.metrics({f"zero_point/layer{i}": float(i) for i in range(2001)})
     done = tracker.find_finished("k")
     assert done is not None
-    assert len(done.metrics) == 2121
+    assert len(done.metrics) == 2241
     assert done.metrics["zero_point/layer2000"] == 2000.0
 
 
@@ -170,8 +174,40 @@ def test_a_sweep_is_one_parent(tracker: Tracker) -> None:
     runs = tracker.runs().set_index("run_id")
     assert runs.loc[parent, "status"] == "running"
     assert list(runs.query("kind == 'point'")["parent"]) == [parent]
-    tracker.finish_sweep("2026-11-23")
-    assert tracker.runs().set_index("run_id").loc[parent, "status"] == "finished"
+    tracker.finish_sweep(parent, SweepPage("the answer", {"points": 1}, {"report.html": b"<p>"}))
+    row = tracker.runs().set_index("run_id").loc[parent]
+    assert (row["status"], row["metrics.points"]) == ("finished", 1)
+    assert tracker.load_artifact(parent, "report/report.html").read_bytes() == b"<p>"
+    assert tracker.client.get_run(parent).data.tags["mlflow.note.content"] == "the answer"
+
+
+def test_a_sweep_names_its_points(tracker: Tracker) -> None:
+    many = [f"{number:032x}" for number in range(1000)]
+    first = tracker.note_sweep("first", many, {"command": "quant-sweep -m"})
+    row = tracker.runs().set_index("run_id").loc[first]
+    assert (row["members"].split(","), row["tags.command"]) == (many, "quant-sweep -m")
+    assert tracker.note_sweep("again", many, {}) != first, "the first was not finished"
+    tracker.finish_sweep(first, SweepPage(""))
+    assert tracker.note_sweep("third", many, {}) == first, "it has the same points"
+    assert tracker.note_sweep("fourth", many[1:], {}) != first
+    assert tracker.note_sweep("nothing", [], {}) is None
+
+
+def test_the_address_opens_a_view_that_the_experiment_has(tracker: Tracker) -> None:
+    address = tracker.address("http://127.0.0.1:7")
+    assert address.startswith(f"http://127.0.0.1:7/#/experiments/{tracker.experiment_id}/runs?")
+    name = re.search(r"viewStateShareKey=(\w+)", address)[1]
+    view = json.loads(tracker.client.get_experiment(tracker.experiment_id).tags[f"mlflow.sharedViewState.{name}"])
+    assert view["selectedColumns"][:3] == ["metrics.`accuracy`", "params.`bits`", "params.`observer`"]
+
+
+def test_a_run_knows_who_made_it_and_from_what(tracker: Tracker) -> None:
+    with tracker.record(kind="point", key="k", name="n", params={}) as recorder:
+        recorder.dataset("calibration", "digits train", "f" * 64, "digits", 64)
+    run = tracker.client.get_run(recorder.run_id)
+    assert {"mlflow.user", "mlflow.source.name", "cpu", "python", "version.torch"} <= run.data.tags.keys()
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest, used.tags[0].value) == ("digits train", "f" * 36, "calibration")
 
 
 def test_what_dead_processes_left_open_is_closed_by_the_next_sweep(tracker: Tracker) -> None:
@@ -191,13 +227,13 @@ def test_what_dead_processes_left_open_is_closed_by_the_next_sweep(tracker: Trac
         status = tracker.runs().set_index("run_id")["status"]
         assert status[[dead, dead_point, died_at_the_end]].tolist() == ["killed"] * 3
         assert status[[alive, elsewhere]].tolist() == ["running"] * 2
-    tracker.finish_sweep("next")
+    tracker.finish_sweep(tracker.sweep("next"), SweepPage(""))
     assert tracker.runs().set_index("run_id")["status"][[alive, elsewhere]].tolist() == ["killed", "running"]
 
 
 def test_a_sweep_that_was_stopped_is_killed(tracker: Tracker) -> None:
     run_id = tracker.sweep("stopped")
-    tracker.kill_sweep("stopped", KeyboardInterrupt("by hand"))
+    tracker.kill_sweep(run_id, KeyboardInterrupt("by hand"), SweepPage(""))
     row = tracker.runs().set_index("run_id").loc[run_id]
     assert (row["status"], row["error"]) == ("killed", "KeyboardInterrupt: by hand")
 
