@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from quant_sweep.report.answer import NEAR, fewest_bits, subjects
+from quant_sweep.report.answer import fewest_bits, subjects
 from quant_sweep.report.document import Block, Document, Heading, Items, Paragraph, Table
 from quant_sweep.report.escape import code
 from quant_sweep.report.points import Bits, Point
@@ -31,12 +31,13 @@ def brief(sections: Sequence[Section], failed: Sequence[tuple[str, str]] = ()) -
 
 
 def numbers(sections: Sequence[Section], points: Sequence[Point]) -> dict[str, float]:
-    """What a sweep came to: its points that finished, the best accuracy, the fewest bits close to float."""
+    """What a sweep came to: its points that finished, the best of the metric, the fewest bits close to float."""
     finished = [point for point in points if point.status == "finished"]
     found: dict[str, float] = {"points": len(finished)}
-    reached = [point.accuracy.percent for point in finished if point.accuracy]
-    if reached:
-        found["best_accuracy"] = max(reached)
+    measured = [point.measured for point in finished if point.measured]
+    if len({value.metric for value in measured}) == 1:
+        metric = measured[0].metric
+        found[f"best_{metric.name}"] = max((value.value for value in measured), key=metric.goodness)
     near = [bits for section in sections for bits in near_float(section)]
     if near and len(subjects(sections)) == 1:
         found["fewest_bits"] = min(near).total / 2
@@ -44,15 +45,16 @@ def numbers(sections: Sequence[Section], points: Sequence[Point]) -> dict[str, f
 
 
 def near_float(section: Section) -> list[Bits]:
-    """The widths of the cells that count as the same model as float."""
+    """The widths of the cells that are shown to be near float."""
     if section.original is None:
         return []
-    least = section.original.percent - NEAR
-    return [row for (row, _), cell in section.cells.items() if cell.accuracy and cell.accuracy.percent >= least]
+    most, _ = section.metric.near(section.original.value)
+    cells = section.cells.items()
+    return [row for (row, _), cell in cells if cell.drop and cell.drop.is_within(most) and not cell.collapsed]
 
 
 def grid(section: Section) -> Table:
-    """A section in percent, float on top, the best of each width strong; turned where it would not fit a terminal."""
+    """A section without intervals, the best of each width strong; turned where it would not fit a terminal."""
     rows = [("float", *[_float(section)] * len(section.columns))]
     rows += [(str(row), *(_short(section.cells[row, column]) for column in section.columns)) for row in section.rows]
     headers, strong = ("bits", *section.columns), frozenset(_best(section))
@@ -77,8 +79,8 @@ def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 
 
 def _float(section: Section) -> str:
-    return f"{section.original.percent:.2f}" if section.original else "–"
+    return section.metric.shown(section.original.value) if section.original else "–"
 
 
 def _short(cell: Cell) -> str:
-    return f"{cell.accuracy.percent:.2f}" if cell.accuracy else cell.status
+    return cell.measured.metric.shown(cell.measured.value) if cell.measured else cell.status
