@@ -13,6 +13,7 @@ from unittest import mock
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
 from quant_sweep.cli.foreign import check_hydra
 from quant_sweep.cli.jobs import check_jobs
+from quant_sweep.cli.progress import Display, steps_shown, terminal
 from quant_sweep.cli.schema import Common, check_keys, register
 from quant_sweep.cli.signals import Stopped, say_stopped, stopped_by_signals
 from quant_sweep.errors import InputError, printable
@@ -36,6 +38,7 @@ def run_hydra(
     job: Callable[[DictConfig], None],
     *types: type[Common],
     check: Callable[[DictConfig, bool], None] | None = None,
+    display: Display | None = None,
 ) -> None:
     """Compose the config from the command line and run `job` with it, once or for each point of a multirun.
 
@@ -45,6 +48,7 @@ def run_hydra(
         types: those that the config names as `schema/...`; the last has all its keys.
         check: tells before a multirun begins what stops a job of it; its errors are told once where all jobs have them.
             Takes the config of a job, and whether the job will run in this process.
+        display: shows long steps; the terminal's own if it is not given.
     """
     register(*types)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours
@@ -61,7 +65,8 @@ def run_hydra(
         if check is not None:
             check(task, in_this_process)
 
-    with _checked_composition(check_job):
+    display = display or Display(terminal())
+    with steps_shown(display), _checked_composition(check_job, display), _quiet_failures():
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(known)()
 
 
@@ -72,8 +77,25 @@ def take_flag(flag: str) -> bool:
     return typed
 
 
+def _keep_returned(made: JobReturn, value: Any) -> None:
+    made._return_value = value
+
+
 @contextlib.contextmanager
-def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[None]:
+def _quiet_failures() -> Iterator[None]:
+    """Keep Hydra from writing the arguments of a failed job to the terminal: the error that it raises is told."""
+
+    def returned(made: JobReturn) -> Any:
+        if made.status == JobStatus.FAILED:
+            raise made._return_value
+        return made._return_value
+
+    with mock.patch.object(JobReturn, "return_value", property(returned, _keep_returned)):
+        yield
+
+
+@contextlib.contextmanager
+def _checked_composition(check_job: Callable[[DictConfig], None], display: Display) -> Iterator[None]:
     """Look at every config that Hydra composes before Hydra builds anything of it; there is no hook for that."""
     compose = ConfigLoaderImpl.load_configuration
 
@@ -81,7 +103,7 @@ def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[No
         cfg = compose(loader, run_mode=run_mode, **named)
         check_hydra(cfg.hydra)
         if run_mode == RunMode.MULTIRUN:
-            check_jobs(loader, cfg, check_job)
+            display.jobs = check_jobs(loader, cfg, check_job)
         return cfg
 
     with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):

@@ -18,13 +18,16 @@ from quant_sweep.errors import InputError
 Job = Sequence[str]  # the overrides of one job
 
 
-def check_jobs(loader: ConfigLoader, multirun: DictConfig, check: Callable[[DictConfig], None]) -> None:
+def check_jobs(loader: ConfigLoader, multirun: DictConfig, check: Callable[[DictConfig], None]) -> int:
     """Refuse a multirun without jobs, and one whose jobs all fail for the same reason.
 
     Args:
         loader: composes the config of a job.
         multirun: the composed config, `hydra` included.
         check: raises InputError for a job that cannot run; takes its config, `hydra` included.
+
+    Returns:
+        the number of jobs.
 
     Raises:
         InputError: see above; the message has the number of jobs.
@@ -44,6 +47,7 @@ def check_jobs(loader: ConfigLoader, multirun: DictConfig, check: Callable[[Dict
     first = mistake(jobs[0])
     if first is not None and all(mistake(job) == first for job in _others(jobs)):
         raise InputError(first if len(jobs) == 1 else f"{first}; it stops all {len(jobs)} jobs")
+    return len(jobs)
 
 
 def jobs_of(loader: ConfigLoader, multirun: DictConfig) -> list[list[str]]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from quant_sweep.cli.hydra_app import one_line_errors, run_hydra, take_flag
 from quant_sweep.cli.jobs import sweep_name
 from quant_sweep.cli.journal import Entry, Journal, Status
+from quant_sweep.cli.progress import Display, jobs_shown, only_warnings, terminal
 from quant_sweep.cli.report import open_to_read, report_folder, tell
 from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals, stopped_not_failed
 from quant_sweep.cli.sweep_page import members_of, sweep_page, told
@@ -32,6 +33,7 @@ from quant_sweep.sweep.run import run_point
 from quant_sweep.tracking import command, one_line, sweep_alive
 
 log = logging.getLogger(__name__)
+_display: ContextVar[Display] = ContextVar("_display")
 _multirun: ContextVar[Multirun | None] = ContextVar("_multirun", default=None)
 
 
@@ -41,27 +43,39 @@ class Multirun:
 
     Attributes:
         alive: held by its process; see `Tracker`.
+        shown: its progress, while it is open.
     """
 
     config: DictConfig
     alive: AbstractContextManager[object]
+    shown: contextlib.ExitStack
 
 
 class RememberMultirun(Callback):
-    """Keeps the config of a multirun for its end: Hydra itself tells of the end only if no job failed."""
+    """Keeps the config of a multirun for its end, which Hydra tells only if no job failed, and shows its progress."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        _multirun.set(Multirun(config, sweep_alive(Path(config.tracking.lock_dir), sweep_name(config.hydra))))
+        folder, sweep = Path(config.tracking.lock_dir), sweep_name(config.hydra)
+        alive, journal, display = sweep_alive(folder, sweep), Journal.of(folder, sweep), _display.get()
+        journal.remove()
+        shown = contextlib.ExitStack()
+        shown.enter_context(jobs_shown(display, journal, display.jobs))
+        _multirun.set(Multirun(config, alive, shown))
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            only_warnings(logging.getLogger().handlers)
 
 
 def main() -> None:
     """Entry point."""
     with one_line_errors("quant-sweep"):
-        typed, full = command(), take_flag("--full")
+        typed, full, display = command(), take_flag("--full"), Display(terminal())
+        _display.set(display)
         stopped: Stopped | None = None
         try:
             with stopped_not_failed():
-                run_hydra("config", _job, Sweep, check=_check)
+                run_hydra("config", _job, Sweep, check=_check, display=display)
             check_stopped()
         except Stopped as stop:
             stopped = stop
@@ -71,6 +85,7 @@ def main() -> None:
             multirun = _multirun.get()
             if multirun is not None:
                 with multirun.alive:
+                    multirun.shown.close()
                     _close_multirun(multirun, stopped, typed, full)
 
 

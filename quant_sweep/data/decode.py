@@ -10,7 +10,6 @@ same pixels here. EXIF orientation is ignored and an animation gives its first f
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -18,21 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.progress import tracked
 
 IMAGES_PER_TASK = 64  # a task per 32 x 32 image would cost as much as decoding it
-SECONDS_WITHOUT_BAR = 1.0
 
 
 def decode_images(
     files: Sequence[Path], size: int, resize: int, skip_broken: bool = False
 ) -> tuple[Tensor, dict[int, InputError]]:
-    """Decode files in their order, with a progress bar on stderr when it takes more than a moment.
+    """Decode files in their order.
 
     Args:
         skip_broken: go on where a file cannot be decoded.
@@ -48,7 +45,7 @@ def decode_images(
     images = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
     pixels = images.numpy()  # the same memory
 
-    def decode_task(start: int) -> int:
+    def decode_task(start: int) -> None:
         batch = files[start : start + IMAGES_PER_TASK]
         for index, file in enumerate(batch, start):
             try:
@@ -57,20 +54,13 @@ def decode_images(
                 if not skip_broken:
                     raise
                 broken[index], pixels[index] = error, 0
-        return len(batch)
 
-    started = time.monotonic()
-    progress = Progress(console=Console(stderr=True), transient=True)
-    bar = progress.add_task("decoding images", total=len(files))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tasks = [pool.submit(decode_task, start) for start in range(0, len(files), IMAGES_PER_TASK)]
         try:
-            for task in as_completed(tasks):
-                progress.advance(bar, task.result())
-                if time.monotonic() - started > SECONDS_WITHOUT_BAR:
-                    progress.start()  # does nothing when it is on screen already
+            for task in tracked(as_completed(tasks), "decoding images", len(tasks)):
+                task.result()
         finally:
-            progress.stop()
             pool.shutdown(wait=False, cancel_futures=True)
     return images, dict(sorted(broken.items()))
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from quant_sweep.data.base import DataSet, Decoded, ImageSet, data_set, decoded
-from quant_sweep.data.decode import SECONDS_WITHOUT_BAR
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.progress import tracked
 
 _ALLOWED = "uint8 images (n, channels, height, width), or float inputs (n, ...) that the network takes as they are"
 
@@ -112,25 +109,20 @@ def _is_array(value: Any) -> bool:
 
 
 def _read(key: str, dataset: Any) -> tuple[Tensor, Tensor]:
-    """All items, in their order, with a progress bar on stderr when it takes more than a moment."""
+    """All items, in their order."""
     count = len(dataset)
     inputs: Tensor | None = None
     labels = torch.empty(count, dtype=torch.int64)
-    began = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        bar = progress.add_task(f"reading {key}", total=count, visible=False)
-        for index in range(count):
-            value, labels[index] = _item(key, dataset[index], index)
-            if inputs is None:
-                inputs = torch.empty((count, *value.shape), dtype=value.dtype)
-            if value.shape != inputs.shape[1:] or value.dtype != inputs.dtype:
-                raise InputError(
-                    f"{key}: item {index} is {value.dtype} {tuple(value.shape)}, item 0 {inputs.dtype} "
-                    f"{tuple(inputs.shape[1:])}; all have to have one shape and type"
-                )
-            inputs[index] = value
-            if index % 64 == 0 and time.monotonic() - began > SECONDS_WITHOUT_BAR:
-                progress.update(bar, completed=index, visible=True, refresh=True)
+    for index in tracked(range(count), f"reading {key}", count):
+        value, labels[index] = _item(key, dataset[index], index)
+        if inputs is None:
+            inputs = torch.empty((count, *value.shape), dtype=value.dtype)
+        if value.shape != inputs.shape[1:] or value.dtype != inputs.dtype:
+            raise InputError(
+                f"{key}: item {index} is {value.dtype} {tuple(value.shape)}, item 0 {inputs.dtype} "
+                f"{tuple(inputs.shape[1:])}; all have to have one shape and type"
+            )
+        inputs[index] = value
     return (torch.empty(0) if inputs is None else inputs), labels
 
 

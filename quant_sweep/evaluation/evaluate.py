@@ -21,8 +21,10 @@ from quant_sweep.graph import Network
 from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.in_cache import images_that_stay_in_cache, largest_bytes_an_image
+from quant_sweep.runtime.progress import counted, tracked
 from quant_sweep.runtime.threads import Workers, in_parts
 
+_STEP = "evaluation"  # as its progress is called
 _ROUNDING = 1e-3  # relative difference that another order of sums may leave
 # Of a float network, whose layers all threads share: about the second-level cache of two cores.
 _CACHED_BYTES, _FEWEST_IMAGES = 2**21, 8
@@ -94,7 +96,8 @@ def evaluate(
 
     began = time.perf_counter()
     if isinstance(network, NetworkOfCodes):
-        predictions = Workers().map(classes, in_parts(images.images, batch_size))
+        parts = in_parts(images.images, batch_size)
+        predictions = Workers().map(counted(classes, _STEP, len(parts)), parts)
     else:
         if torch.device(device).type == "cpu":
             bytes_an_image = (
@@ -103,7 +106,8 @@ def evaluate(
                 else largest_bytes_an_image(network, data.normalize(images.images[:1]).contiguous(memory_format=layout))
             )
             batch_size = min(batch_size, images_that_stay_in_cache(bytes_an_image, _CACHED_BYTES, _FEWEST_IMAGES))
-        predictions = [classes(part) for part in images.images.split(batch_size)]
+        parts = images.images.split(batch_size)
+        predictions = [classes(part) for part in tracked(parts, _STEP, len(parts))]
     return Evaluation(torch.cat(predictions), images.labels, time.perf_counter() - began)
 
 

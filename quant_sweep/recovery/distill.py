@@ -25,6 +25,7 @@ from quant_sweep.graph import Network, QuantGraph
 from quant_sweep.recovery.base import OnGrids, Recovery
 from quant_sweep.recovery.learned import LearnedNetwork
 from quant_sweep.runtime.full_precision import full_precision
+from quant_sweep.runtime.progress import tracked
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class Distill(Recovery):
         student = LearnedNetwork(quantized, self.codes, device)
         optimizer = torch.optim.Adam(_parameter_groups(student, self.rate))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, self.steps))
-        for step, images in enumerate(self._images(torch.cat(list(batches)))):
+        seen = self._images(torch.cat(list(batches)))
+        for step, images in enumerate(tracked(seen, "recovery distill", self.steps)):
             with torch.no_grad():
                 wanted = pytree.tree_leaves(teacher(images))
             found = pytree.tree_leaves(student(images))

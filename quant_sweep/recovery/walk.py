@@ -28,6 +28,7 @@ from quant_sweep.graph.operations import Add, Weighted
 from quant_sweep.graph.quantizers import only_reader, other_operand
 from quant_sweep.recovery.base import OnGrids
 from quant_sweep.runtime.full_precision import full_precision
+from quant_sweep.runtime.progress import tracked
 
 
 @final
@@ -100,7 +101,8 @@ class _Walk:
 
     def run(self) -> OnGrids:
         unread = {name: len(readers) for name, readers in self.graph.readers.items()}
-        for node in in_order(self.graph):
+        nodes = list(in_order(self.graph))
+        for node in tracked(nodes, "recovery", len(nodes)):
             before = self.original.node[node.name]
             self.float[node.name] = [
                 before.operation(*(self._float_value(name, i) for name in before.inputs)) for i in range(self.count)
@@ -113,9 +115,9 @@ class _Walk:
                 unread[name] -= 1
                 if not unread[name] and name not in self.graph.constants:
                     del self.float[name], self.here[name]
-        nodes = tuple(self.nodes[node.name] for node in self.graph.nodes)
+        changed = tuple(self.nodes[node.name] for node in self.graph.nodes)
         constants = {name: value.cpu() for name, value in self.constants.items()}
-        graph = replace(self.quantized.graph, graph=replace(self.graph, nodes=nodes, constants=constants))
+        graph = replace(self.quantized.graph, graph=replace(self.graph, nodes=changed, constants=constants))
         return OnGrids(graph, {name: grid.to(torch.device("cpu")) for name, grid in self.qparams.items()})
 
     def _is_free(self, node: Node) -> bool:

@@ -7,12 +7,13 @@ process, and in the cache folder for others, which wait for it if they want it m
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.cache import collected_once
@@ -24,6 +25,7 @@ from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Observer
 from quant_sweep.recovery import OnGrids, Step
+from quant_sweep.runtime.progress import tracked
 from quant_sweep.sweep.build import LoadedModel
 from quant_sweep.sweep.content_key import summaries_key
 from quant_sweep.sweep.prepare import Prepared
@@ -69,15 +71,20 @@ def quantize_model(prepared: Prepared) -> QuantizedModel:
 def _by_flow(prepared: Prepared, flow: Flow, began: float) -> QuantizedModel:
     point, images = prepared.point, prepared.images
     observer = point.settings["observer"]["name"]
-    network, qparams = flow.quantize(prepared.model.module, lambda: images.batches(point.device), observer)
+    network, qparams = flow.quantize(prepared.model.module, lambda: shown_batches(images, point.device), observer)
     return QuantizedModel(network, prepared.graph, qparams, {}, time.perf_counter() - began)
+
+
+def shown_batches(images: CalibrationImages, device: torch.device) -> Iterator[Tensor]:
+    """The batches of a calibration, whose progress a command can show."""
+    return tracked(images.batches(device), "calibration", math.ceil(len(images.indices) / images.batch_size))
 
 
 def _sequential(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]:
     point = prepared.point
     return calibrate_sequentially(
         prepared.graph,
-        prepared.images.batches(point.device),
+        shown_batches(prepared.images, point.device),
         prepared.specs,
         point.observer,
         point.weight_observer,
@@ -111,7 +118,7 @@ def _calibration(
         }
     )
     return Calibration(
-        graph, collected_once(key, cache_dir, lambda: calibrate(graph, images.batches(device)).summaries)
+        graph, collected_once(key, cache_dir, lambda: calibrate(graph, shown_batches(images, device)).summaries)
     )
 
 

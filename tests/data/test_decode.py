@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.progress import Progress
 from torchvision.transforms import functional as transforms
 
 from quant_sweep.data import decode
 from quant_sweep.data.decode import IMAGES_PER_TASK, decode_image, decode_images
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.progress import heard_by
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -89,16 +89,12 @@ def test_more_than_8_bits_per_channel_is_refused_instead_of_clipped(tmp_path: Pa
         decode_image(tmp_path / f"a.{ending}", 8, 8)
 
 
-def test_a_bar_appears_when_decoding_takes_longer_than_a_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
-    started: list[Progress] = []
-    monkeypatch.setattr(Progress, "start", lambda self: started.append(self))
-    for seconds, shown in ((60.0, False), (0.0, True)):
-        monkeypatch.setattr(decode, "SECONDS_WITHOUT_BAR", seconds)
-        decode_images([tmp_path / "a.png"] * 3, 8, 8)
-        assert bool(started) == shown
+    told: list[tuple[str, int, int]] = []
+    with heard_by(lambda *step: told.append(step)):
+        decode_images([tmp_path / "a.png"] * (IMAGES_PER_TASK + 1), 8, 8)
+    assert (told[0], told[-1]) == (("decoding images", 0, 2), ("decoding images", 2, 2))
 
 
 def test_after_an_error_the_other_files_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
