@@ -19,6 +19,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.explain import Explanation, Subject, check_layer, explain
 from quant_sweep.explain.page import page
 from quant_sweep.report.html import html
+from quant_sweep.report.links import subject_of
 from quant_sweep.report.markdown import markdown
 from quant_sweep.report.terminal import print_document
 from quant_sweep.runtime.atomic_file import replacing
@@ -36,7 +37,7 @@ def main() -> None:
 
 def explain_layer(cfg: DictConfig) -> None:
     """Explain `layer`, and leave the page below `outputs_dir`."""
-    document = page(explanation_of(cfg))
+    document = replace(page(explanation_of(cfg)), about=subject_of(read_point(cfg).params()))
     print_document(document, Console())
     folder = Path(cfg.outputs_dir) / "explain"
     folder.mkdir(parents=True, exist_ok=True)

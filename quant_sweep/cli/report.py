@@ -31,7 +31,7 @@ def show_report(cfg: DictConfig, full: bool = False) -> None:
     """
     check_store(cfg.tracking)
     tracker = open_to_read(cfg.tracking)
-    report = build_report(tracker.runs(), report_folder(cfg))
+    report = build_report(tracker.runs(), report_folder(cfg), Path(cfg.outputs_dir))
     tell(report, tracker.address(), full)
 
 
@@ -52,5 +52,5 @@ def report_folder(cfg: DictConfig) -> Path:
 def tell(report: Report, address: str, full: bool) -> None:
     """Print a report, and where everything is."""
     print_document(report.document if full else report.brief, Console())
-    print(f"Report: {report.folder / 'report.md'}")
+    print(f"Report: {report.folder / 'report.html'}")
     print(f"MLflow: {address}")

@@ -21,6 +21,7 @@ from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.sensitivity import measure_sensitivity, own_sqnr_db
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
+from quant_sweep.report.links import subject_of
 from quant_sweep.report.terminal import print_document
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
@@ -60,12 +61,13 @@ def rank_layers(cfg: DictConfig) -> None:
     chosen = draw_test_images(prepared.data, point.settings["images"], point.settings["seed"])
     key = content_key({"sensitivity": True, **prepared.contents(), "chosen": _digest(chosen)})
     folder = Path(cfg.outputs_dir) / "sensitivity" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', str(point))}_{key[:6]}"
+    about = subject_of(point.params())
     with tracker.lock(key):
         finished = None if cfg.force else tracker.find_finished(key)
         recorded = _recorded(tracker, finished) if finished is not None else None
         if finished is not None and recorded is not None:
             log.info("%s: skipped, same key finished as run %s", point, finished.run_id)
-            report = build_sensitivity_report(recorded, folder)
+            report = build_sensitivity_report(recorded, folder, about)
         else:
             with tracker.record(
                 kind="sensitivity", key=key, name=str(point), params=point.params(), tags=point.tags()
@@ -73,10 +75,11 @@ def rank_layers(cfg: DictConfig) -> None:
                 record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
                 table = _measure(quantize_model(prepared), point, prepared.data, chosen)
                 record.metrics(_metrics(table))
-                report = build_sensitivity_report(table, folder)
+                report = build_sensitivity_report(table, folder, about)
                 for name in (_TABLE, _CHART):
                     record.file(folder / name, name)
     print_document(report.document, Console())
+    print(f"Page:  {folder / 'sensitivity.html'}")
     print(f"Chart: {folder / _CHART}")
 
 

@@ -139,7 +139,7 @@ def _close_multirun(multirun: Multirun, stopped: Stopped | None, typed: str, ful
         members = members_of(sweep, tracker.runs(), entries)
         run_id = tracker.note_sweep(sweep, members, told(entries, typed))
         runs = tracker.runs()
-        report = build_report(runs, report_folder(config))
+        report = build_report(runs, report_folder(config), Path(config.outputs_dir))
         page = sweep_page(members, sum(entry.status == "failed" for entry in entries), runs, report)
         if stopped:
             tracker.kill_sweep(run_id, stopped, page)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from quant_sweep.cli.journal import Entry, differing
 from quant_sweep.report import Report, build_report
+from quant_sweep.report.document import Links
 from quant_sweep.report.failed_jobs import FAILED_JOBS
+from quant_sweep.report.html import html
+from quant_sweep.report.html_page import MORE
 from quant_sweep.report.markdown import markdown
 from quant_sweep.tracking import SweepPage
 
@@ -58,8 +62,15 @@ def _page(failed: int, report: Report) -> SweepPage:
     return SweepPage(
         note=markdown(report.brief, pictures=False),
         metrics={**report.metrics, "failed": failed},
-        files={file.name: file.read_bytes() for file in report.files},
+        files=_files(report),
     )
+
+
+def _files(report: Report) -> dict[str, bytes]:
+    """What the report wrote; its page leads to no other one, which is not there."""
+    files = {file.name: file.read_bytes() for file in report.files}
+    blocks = [block for block in report.page.blocks if not isinstance(block, Links) and block != MORE]
+    return {**files, "report.html": html(replace(report.page, blocks=tuple(blocks))).encode()}
 
 
 def _as_tag(failed: Sequence[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""Runs -> a folder with the report: Markdown, CSV, PNG.
+"""Runs -> a folder with the report: HTML, Markdown, CSV, PNG.
 
 Nothing but the runs is read, no clock either: the same runs give the same bytes.
 """
@@ -14,9 +14,12 @@ import pandas as pd
 from quant_sweep.errors import InputError
 from quant_sweep.report.brief import brief, numbers
 from quant_sweep.report.document import Document
-from quant_sweep.report.failed_jobs import by_error, failed_jobs
 from quant_sweep.report.figures import png
+from quant_sweep.report.html import html
+from quant_sweep.report.html_page import html_page
+from quant_sweep.report.links import pages_on, subject_of
 from quant_sweep.report.markdown import markdown
+from quant_sweep.report.origin import read_origin
 from quant_sweep.report.page import page, pivot_csv, points_csv
 from quant_sweep.report.points import Bits, Point, read_points, usable
 from quant_sweep.report.sections import split
@@ -29,6 +32,7 @@ class Report:
 
     Attributes:
         brief: the document on one screen.
+        page: what the HTML file shows.
         metrics: what a sweep came to, in numbers.
     """
 
@@ -36,6 +40,7 @@ class Report:
     folder: Path
     files: tuple[Path, ...]
     brief: Document
+    page: Document
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -44,13 +49,14 @@ class Report:
         return markdown(self.document, pictures=False)
 
 
-def build_report(runs: pd.DataFrame, folder: Path) -> Report:
-    """Write report.md, points.csv, and a pivot and two pictures per section into `folder`.
+def build_report(runs: pd.DataFrame, folder: Path, outputs: Path | None = None) -> Report:
+    """Write report.html, report.md, points.csv, and a pivot and two pictures per section into `folder`.
 
     Args:
         runs: as `Tracker.runs()` or `read_runs` give them.
         folder: created if need be; files of the same names are replaced, pictures and pivots of an earlier report
             that this one does not have are removed.
+        outputs: where pages on the same models may lie, to which report.html leads.
 
     Raises:
         InputError: `folder` cannot be written.
@@ -60,13 +66,18 @@ def build_report(runs: pd.DataFrame, folder: Path) -> Report:
     points = sorted(found, key=_order)
     sections = split(points, floats)
     document = page(sections, points, unusable)
-    contents = document_files(document, "report.md")
+    origin = read_origin(runs, points)
+    links = pages_on((subject_of(point.params) for point in points), outputs, folder) if outputs else []
+    shown = html_page(sections, points, unusable, origin, links)
+    contents = {"report.html": html(shown).encode()}
+    contents |= document_files(document, "report.md")
     if points:
         contents["points.csv"] = points_csv(points).encode()
     contents |= {f"pivot_{section.slug}.csv": pivot_csv(section).encode() for section in sections}
     files = write_files(folder, contents)
     _remove_outdated(folder, files)
-    return Report(document, folder, files, brief(sections, by_error(failed_jobs(runs))), numbers(sections, points))
+    short = brief(sections, origin.failed)
+    return Report(document, folder, files, short, shown, numbers(sections, points))
 
 
 def document_files(document: Document, name: str) -> dict[str, bytes]:

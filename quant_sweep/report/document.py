@@ -6,8 +6,8 @@ Paragraphs and items may hold `code` between backticks, **strong** and *emphasis
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 from matplotlib.figure import Figure
@@ -87,16 +87,85 @@ class Picture:
     file: str | None = None
 
 
-Block = Heading | Paragraph | Items | Table | Chain | Picture
+@final
+@dataclass(frozen=True)
+class Mark:
+    """A measured value of a chart.
+
+    Attributes:
+        low, high: ends of its interval; None where it has none.
+        text: says in words what it is; shown where the pointer rests on it.
+    """
+
+    x: float
+    y: float
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Series:
+    """Marks of one kind.
+
+    Attributes:
+        style: chooses colour and shape.
+        line: whether neighbours are joined; None among the marks leaves a gap.
+    """
+
+    name: str
+    style: int
+    marks: tuple[Mark | None, ...]
+    line: bool = True
+
+
+@final
+@dataclass(frozen=True)
+class Chart:
+    """A plot that the HTML page draws itself; a table beside it has the numbers, which the other forms show.
+
+    Attributes:
+        title: above the plot.
+        alt: says in words what it shows.
+        ticks: (x, label) of the horizontal axis; none lets it be divided like the vertical one.
+        reference: value, ends of its interval or None, label: a line across the plot.
+        front: a line of steps through these (x, y).
+    """
+
+    title: str
+    alt: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    ticks: tuple[tuple[float, str], ...] = ()
+    reference: tuple[float, tuple[float, float] | None, str] | None = None
+    front: tuple[tuple[float, float], ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class Links:
+    """Other files, as (text, relative path)."""
+
+    targets: tuple[tuple[str, str], ...]
+
+
+Block = Heading | Paragraph | Items | Table | Chain | Picture | Chart | Links
 
 
 @final
 @dataclass(frozen=True)
 class Document:
-    """A title, and the blocks below it."""
+    """A title, and the blocks below it.
+
+    Attributes:
+        about: what it was made of, `key -> value`, by which a report finds the pages on its models.
+    """
 
     title: str
     blocks: tuple[Block, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

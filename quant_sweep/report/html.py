@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from quant_sweep.errors import printable
-from quant_sweep.report.document import Block, Document, Heading, Picture, Table, spans
+from quant_sweep.report.document import Block, Chart, Document, Heading, Picture, Table, spans
 from quant_sweep.report.figures import svg
+from quant_sweep.report.svg_chart import legend_mark, svg_chart
 
+ABOUT = "quant-sweep-about"  # name of the meta element that says what a page was made of
 _TAGS = {"code": "code", "strong": "strong", "emphasis": "em"}
 
 
@@ -28,9 +32,16 @@ def html(document: Document) -> str:
         "kind": lambda block: type(block).__name__,
         "classes": _classes,
         "data_uri": _data_uri,
+        "svg": svg_chart,
+        "mark": legend_mark,
+        "quoted": quote,
+        "plain": lambda text: "".join(part for part, _ in spans(text, code_only=True)),
     }
     return environment.get_template("document.html").render(
-        title=document.title, sections=[_grouped(blocks) for blocks in _sections(document.blocks)]
+        title=document.title,
+        about=json.dumps(dict(document.about), sort_keys=True) if document.about else "",
+        about_name=ABOUT,
+        sections=[_grouped(blocks) for blocks in _sections(document.blocks)],
     )
 
 
@@ -46,8 +57,10 @@ def _sections(blocks: Iterable[Block]) -> Iterator[list[Block]]:
 
 
 def _grouped(blocks: Iterable[Block]) -> list[tuple[bool, list[Block]]]:
-    """Neighbouring pictures together, to stand side by side; whether a group is of pictures, and its blocks."""
-    return [(pictures, list(group)) for pictures, group in groupby(blocks, lambda block: isinstance(block, Picture))]
+    """Neighbouring pictures and charts together, to stand side by side; whether a group is of them, and its blocks."""
+    return [
+        (pictures, list(group)) for pictures, group in groupby(blocks, lambda block: isinstance(block, Picture | Chart))
+    ]
 
 
 def _inline(text: str, code_only: bool = False) -> Markup:

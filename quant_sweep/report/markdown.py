@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from tabulate import tabulate
 
-from quant_sweep.report.document import Block, Chain, Document, Heading, Items, Paragraph, Picture, Table, spans
+from quant_sweep.report.document import (
+    Block,
+    Chain,
+    Chart,
+    Document,
+    Heading,
+    Items,
+    Links,
+    Paragraph,
+    Picture,
+    Table,
+    spans,
+)
 from quant_sweep.report.escape import markdown_plain
 
 
@@ -18,8 +31,9 @@ def markdown(document: Document, pictures: bool = True) -> str:
     """
     parts = [f"# {_inline(document.title)}"]
     for block in document.blocks:
-        if not isinstance(block, Picture) or (pictures and block.file is not None):
-            parts.append(_rendered(block))
+        if isinstance(block, Chart) or (isinstance(block, Picture) and not (pictures and block.file is not None)):
+            continue
+        parts.append(_rendered(block))
     return "\n\n".join(parts) + "\n"
 
 
@@ -36,6 +50,10 @@ def _rendered(block: Block) -> str:
         case Chain():
             boxes = ([_inline(line) for line in box] for box in block.boxes)
             return " → ".join(f"**{title}** ({'; '.join(lines)})" for title, *lines in boxes)
+        case Links():
+            return "\n".join(f"- [{_inline(text)}](<{quote(path)}>)" for text, path in block.targets)
+        case Chart():
+            raise TypeError("Markdown shows no charts")
         case Picture():
             return f"![{_inline(block.alt)}]({block.file})"
 

@@ -21,7 +21,7 @@ from quant_sweep.report.remarks import remarks
 from quant_sweep.report.sections import Cell, Section, is_axis, shared_params
 from quant_sweep.report.study import STUDY, study_rows
 
-_TITLE = "Quantization report"
+TITLE = "Quantization report"
 _NOTES = {
     "failed": "`failed`: the run raised an error, listed below.",
     "killed": "`killed`: the run was stopped before its end.",
@@ -39,14 +39,14 @@ def page(sections: Sequence[Section], points: Sequence[Point], unusable: Sequenc
     """
     if not points:
         nothing = Paragraph("No points yet: no run of a sweep is in this experiment.")
-        return Document(_TITLE, (nothing, *_unusable(unusable)))
+        return Document(TITLE, (nothing, *unusable_blocks(unusable)))
     observers = sorted({column for section in sections for column in section.columns})
     blocks: list[Block] = [
-        *_study(points),
+        *study_blocks(points),
         *_answers(sections),
-        Heading(f"{_capital(_measured_by(sections))} by bits and observer"),
-        _reading(sections),
-        *_shared(points),
+        Heading(f"{capital(measured_by(sections))} by bits and observer"),
+        reading(sections),
+        *shared_settings(points),
         *map(Paragraph, remarks(points)),
     ]
     for section in sections:
@@ -59,8 +59,8 @@ def page(sections: Sequence[Section], points: Sequence[Point], unusable: Sequenc
             Picture(f"{section.metric.label} against bits", curves, f"{_prefix(section.metric)}_{section.slug}.png")
         )
         blocks.append(Picture("heat map", heat, f"heatmap_{section.slug}.png"))
-    blocks += [*_recovery(points), *_kernels(points), *_errors(sections), *_unusable(unusable)]
-    return Document(_TITLE, tuple(blocks))
+    blocks += [*recovery_blocks(points), *kernel_blocks(points), *_errors(sections), *unusable_blocks(unusable)]
+    return Document(TITLE, tuple(blocks))
 
 
 def pivot(section: Section) -> Table:
@@ -112,19 +112,19 @@ def _measured(point: Point) -> dict[str, float]:
     return {**found, **others}
 
 
-def _study(points: Sequence[Point]) -> list[Block]:
+def study_blocks(points: Sequence[Point]) -> list[Block]:
     rows = study_rows(points)
-    return [Heading("The original study's table"), Paragraph(STUDY), _table(rows)] if rows else []
+    return [Heading("The original study's table"), Paragraph(STUDY), as_table(rows)] if rows else []
 
 
 def _answers(sections: Sequence[Section]) -> Iterator[Block]:
     for group in subjects(sections):
         yield Heading(f"Short result: {title_of(group)}")
         yield Paragraph(fewest_bits(group))
-        yield _table(short_result(group), words=("Settings",))
+        yield as_table(short_result(group), words=("Settings",))
 
 
-def _reading(sections: Sequence[Section]) -> Items:
+def reading(sections: Sequence[Section]) -> Items:
     """How to read the tables; only what occurs in them is explained."""
     seen = {cell.status for section in sections for cell in section.cells.values()}
     metrics = list(dict.fromkeys(section.metric for section in sections))
@@ -145,11 +145,11 @@ def _explained(metric: Metric) -> str:
     how = "Wilson" if metric.proportion else "1.96 standard errors on each side"
     better = "" if metric.name == "accuracy" else f", {metric.direction}"
     return (
-        f"{_capital(metric.label)}{unit} with its 95 % interval ({how}){better}; the best observer of each row is bold."
+        f"{capital(metric.label)}{unit} with its 95 % interval ({how}){better}; the best observer of each row is bold."
     )
 
 
-def _measured_by(sections: Sequence[Section]) -> str:
+def measured_by(sections: Sequence[Section]) -> str:
     """What all sections show."""
     labels = {section.metric.label for section in sections}
     return labels.pop() if len(labels) == 1 else "results"
@@ -162,24 +162,24 @@ def _prefix(metric: Metric) -> str:
     return f"metric_{re.sub(r'[^A-Za-z0-9]+', '_', metric.name)}"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _shared(points: Sequence[Point]) -> list[Block]:
+def shared_settings(points: Sequence[Point]) -> list[Block]:
     named = [code(f"{name}={value}") for name, value in shared_params(points).items() if not is_axis(name)]
     return [Paragraph(f"The same in all runs: {', '.join(named)}.")] if named else []
 
 
-def _recovery(points: Sequence[Point]) -> list[Block]:
+def recovery_blocks(points: Sequence[Point]) -> list[Block]:
     rows = recovery_rows(points)
     words = ("settings", "left out")
-    return [Heading("What recovery won"), Paragraph(RECOVERY_NOTE), _table(rows, words)] if rows else []
+    return [Heading("What recovery won"), Paragraph(RECOVERY_NOTE), as_table(rows, words)] if rows else []
 
 
-def _kernels(points: Sequence[Point]) -> list[Block]:
+def kernel_blocks(points: Sequence[Point]) -> list[Block]:
     rows = agreement_rows(points)
-    return [Heading("Integer kernels against simulation"), Paragraph(NOTE), _table(rows)] if rows else []
+    return [Heading("Integer kernels against simulation"), Paragraph(NOTE), as_table(rows)] if rows else []
 
 
 def _errors(sections: Sequence[Section]) -> list[Block]:
@@ -193,7 +193,7 @@ def _errors(sections: Sequence[Section]) -> list[Block]:
     return [Heading("Errors"), Table(headers, rows, words=("observer", "error"))] if rows else []
 
 
-def _unusable(runs: Sequence[tuple[Point, str]]) -> list[Block]:
+def unusable_blocks(runs: Sequence[tuple[Point, str]]) -> list[Block]:
     """Runs of the experiment that no sweep of ours has written, or that somebody changed."""
     rows = tuple((point.run_id, why) for point, why in runs)
     if not rows:
@@ -210,6 +210,6 @@ def _text(cell: Cell) -> str:
     return str(cell.measured) if cell.measured else cell.status
 
 
-def _table(rows: Sequence[dict[str, str]], words: tuple[str, ...] = ()) -> Table:
+def as_table(rows: Sequence[dict[str, str]], words: tuple[str, ...] = ()) -> Table:
     """A table of rows that all have the same keys, its headers."""
     return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows), words=words)

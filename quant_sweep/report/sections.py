@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from quant_sweep.report.measured import Drop, Measured, Metric
@@ -65,6 +65,8 @@ class Section:
     rows: tuple[Bits, ...]
     columns: tuple[str, ...]
     cells: Mapping[tuple[Bits, str], Cell]
+    points: tuple[Point, ...] = ()
+    column_of: Mapping[str, str] = field(default_factory=dict)  # by the key of a point
 
     @property
     def title(self) -> str:
@@ -137,6 +139,8 @@ def _section(settings: dict[str, str], points: Sequence[Point], floats: Sequence
         rows=rows,
         columns=names,
         cells={(row, name): Cell.of(table.get((row, name), [])) for row in rows for name in names},
+        points=tuple(points),
+        column_of=columns,
     )
 
 

@@ -6,8 +6,8 @@ input alone do, and both together. An activation that no layer reads (before a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from quant_sweep.report.build import Report, document_files, write_files
 from quant_sweep.report.document import Document, Heading, Paragraph, Picture, Table
 from quant_sweep.report.escape import csv_safe
 from quant_sweep.report.figures import COLOURS, plain_text
+from quant_sweep.report.html import html
 
 _COLOURS = {"weight": COLOURS[0], "activation": COLOURS[1]}
 _LABELS = {"weight": "weight alone", "activation": "input alone"}
@@ -57,19 +58,21 @@ class SensitivityTable:
         return self.rows[self.rows["kind"].isin(kinds)].reset_index(drop=True)
 
 
-def build_sensitivity_report(table: SensitivityTable, folder: Path) -> Report:
-    """Write sensitivity.md, .csv and .png: the page, its numbers and its chart.
+def build_sensitivity_report(table: SensitivityTable, folder: Path, about: Mapping[str, str] | None = None) -> Report:
+    """Write sensitivity.html, .md, .csv and .png: the page, its numbers and its chart.
 
     Args:
+        about: model and data, by which a report finds the page.
         folder: created if need be; files of the same names are replaced.
 
     Raises:
         InputError: `folder` cannot be written.
     """
-    document = sensitivity_page(table)
+    document = replace(sensitivity_page(table), about=about or {})
     contents = document_files(document, "sensitivity.md")
     contents["sensitivity.csv"] = csv_safe(table.rows).to_csv(index=False).encode()
-    return Report(document, folder, write_files(folder, contents), document)
+    contents["sensitivity.html"] = html(document).encode()
+    return Report(document, folder, write_files(folder, contents), document, document)
 
 
 def sensitivity_page(table: SensitivityTable) -> Document:

@@ -12,7 +12,19 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from quant_sweep.errors import printable
-from quant_sweep.report.document import Block, Chain, Document, Heading, Items, Paragraph, Picture, Table, spans
+from quant_sweep.report.document import (
+    Block,
+    Chain,
+    Chart,
+    Document,
+    Heading,
+    Items,
+    Links,
+    Paragraph,
+    Picture,
+    Table,
+    spans,
+)
 from quant_sweep.report.markdown import markdown
 
 _STYLES = {"plain": None, "code": "cyan", "strong": "bold", "emphasis": "italic"}
@@ -25,7 +37,7 @@ def print_document(document: Document, console: Console) -> None:
         return
     console.print(Rule(f"[bold]{escape(printable(document.title))}"))
     for block in document.blocks:
-        if not isinstance(block, Picture):
+        if not isinstance(block, Picture | Chart):
             console.print(_rendered(block))
 
 
@@ -45,7 +57,9 @@ def _rendered(block: Block) -> RenderableType:
             shown = ([escape(printable(line)) for line in box] for box in block.boxes)
             boxes = [Panel("\n".join(lines), title=title) for title, *lines in shown]
             return Columns([piece for box in boxes for piece in (box, "\n\n→")][:-1])
-        case Picture():
+        case Links():
+            return Group(*(Text(f"• {printable(text)}: {printable(path)}") for text, path in block.targets), "")
+        case Picture() | Chart():
             raise TypeError("a terminal shows no pictures")
 
 

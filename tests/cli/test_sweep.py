@@ -314,7 +314,7 @@ def test_the_original_study_in_one_command(workspace: Workspace, checkpoint: Pat
     """Its rows, no others, in its table; and the text's beside the code's in the same experiment."""
     common = ["model=resnet20", "data=digits", *quick(checkpoint), "calibration.batch_size=32"]
     for experiment in ("original", "original_text"):
-        outcome = workspace.type("quant-sweep", "-m", f"experiment={experiment}", *common)
+        outcome = workspace.type("quant-sweep", "-m", "--full", f"experiment={experiment}", *common)
         assert outcome.code == 0, outcome.err
     points = workspace.runs()
     assert points["status"].tolist() == ["finished"] * 11, "the built-in row is the same in both"

@@ -67,6 +67,7 @@ def test_the_page_follows_the_metric(tmp_path: Path) -> None:
         assert text in report.text
     assert "ccuracy" not in report.text
     assert {path.name.split("_")[0] for path in report.files} == {
+        "report.html",
         "report.md",
         "points.csv",
         "metric",

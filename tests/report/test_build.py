@@ -97,7 +97,7 @@ def test_an_interrupted_and_repeated_sweep_gives_the_same_page(tmp_path: Path) -
 def test_an_experiment_without_points_says_so(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     report = build_report(frame(*rows), tmp_path)
     assert "No points yet" in report.text
-    assert [path.name for path in report.files] == ["report.md"]
+    assert [path.name for path in report.files] == ["report.html", "report.md"]
 
 
 def test_nothing_finished_still_gives_a_page(tmp_path: Path) -> None:

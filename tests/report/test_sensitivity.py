@@ -65,7 +65,7 @@ def test_nothing_is_cut_off(layers: int) -> None:
 
 def test_files(tmp_path: Path) -> None:
     report = build_sensitivity_report(table(), tmp_path / "ranking")
-    assert {file.name for file in report.files} == {"sensitivity.md", "sensitivity.csv", "sensitivity.png"}
+    assert {file.name for file in report.files} == {f"sensitivity.{ending}" for ending in ("html", "md", "csv", "png")}
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "ranking" / "sensitivity.csv"), table().rows)
     assert (tmp_path / "ranking" / "sensitivity.md").read_text().startswith(report.text)
     (tmp_path / "file").write_text("")
