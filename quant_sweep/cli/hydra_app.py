@@ -93,7 +93,7 @@ def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[No
     def checked(loader: ConfigLoaderImpl, *, run_mode: RunMode, **named: Any) -> DictConfig:
         cfg = composed(loader, run_mode=run_mode, **named)
         check_hydra(cfg.hydra)
-        if run_mode == RunMode.MULTIRUN:
+        if run_mode == RunMode.MULTIRUN and named.get("validate_sweep_overrides", True):  # else Hydra asks for its mode
             check_jobs(loader, cfg, check_job)
         return cfg
 
