@@ -97,6 +97,15 @@ class Workspace:
         return self.folder / "outputs" / "report" / experiment / name
 
 
+# The network of most tests here: names and shapes of ResNet-20, a third of its layers.
+RESNET8 = (
+    "model=custom",
+    "model.factory=quant_sweep.models.cifar_resnet:CifarResNet",
+    "model.kwargs={blocks: 1}",
+    "model.name=resnet8",
+)
+
+
 def quick(checkpoint: Path) -> list[str]:
-    """Arguments of a run that takes a moment."""
-    return [f"model.checkpoint={checkpoint}", "calibration.images=64", "device=cpu"]
+    """Arguments of a run of `RESNET8` that takes a moment."""
+    return [*RESNET8, f"model.checkpoint={checkpoint}", "calibration.images=64", "device=cpu"]
