@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from quant_sweep.engines import Engine, Int8, Integer, Simulate
     from quant_sweep.errors import InputError
     from quant_sweep.evaluation.evaluate import Evaluation, evaluate
+    from quant_sweep.evaluation.metrics import (
+        PSNR,
+        Agreement,
+        Custom,
+        LogitSQNR,
+        MeanIoU,
+        Metric,
+        SquaredError,
+        Top1,
+        TopK,
+        metric,
+    )
     from quant_sweep.graph import Fusion, QuantGraph, capture
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
@@ -29,8 +41,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AFFINE",
     "MSE",
+    "PSNR",
+    "Agreement",
     "Bias",
     "Calibration",
+    "Custom",
     "DataSet",
     "Distill",
     "Engine",
@@ -43,6 +58,9 @@ __all__ = [
     "InputError",
     "Int8",
     "Integer",
+    "LogitSQNR",
+    "MeanIoU",
+    "Metric",
     "MinMax",
     "MovingAverage",
     "Observer",
@@ -54,12 +72,16 @@ __all__ = [
     "Recovery",
     "Scheme",
     "Simulate",
+    "SquaredError",
+    "Top1",
+    "TopK",
     "__version__",
     "calibrate",
     "calibrate_sequentially",
     "calibration_indices",
     "capture",
     "evaluate",
+    "metric",
     "quantize",
 ]
 
@@ -71,6 +93,9 @@ _EXPORTS = {
     "engines": ("Engine", "Int8", "Integer", "Simulate"),
     "errors": ("InputError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "evaluation.metrics": (
+        *("PSNR", "Agreement", "Custom", "LogitSQNR", "MeanIoU", "Metric", "SquaredError", "Top1", "TopK", "metric"),
+    ),
     "graph": ("Fusion", "QuantGraph", "capture"),
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),

@@ -32,7 +32,7 @@ def show_report(cfg: DictConfig, full: bool = False) -> None:
     check_store(cfg.tracking)
     tracker = open_to_read(cfg.tracking)
     report = build_report(tracker.runs(), report_folder(cfg), Path(cfg.outputs_dir))
-    tell(report, tracker.address(), full)
+    tell(report, address_of(tracker, report), full)
 
 
 def open_to_read(tracking: DictConfig) -> Tracker:
@@ -47,6 +47,11 @@ def open_to_read(tracking: DictConfig) -> Tracker:
 def report_folder(cfg: DictConfig) -> Path:
     """Where the report of the experiment lies."""
     return Path(cfg.outputs_dir) / "report" / file_name(cfg.tracking.experiment)
+
+
+def address_of(tracker: Tracker, report: Report) -> str:
+    """Where a browser finds the runs, sorted by the metric of the report."""
+    return tracker.address(metric=report.metric.name, higher_is_better=report.metric.higher_is_better)
 
 
 def tell(report: Report, address: str, full: bool) -> None:

@@ -20,7 +20,7 @@ from quant_sweep.cli.hydra_app import one_line_errors, run_hydra, take_flag
 from quant_sweep.cli.jobs import sweep_name
 from quant_sweep.cli.journal import Entry, Journal, Status
 from quant_sweep.cli.progress import Display, jobs_shown, only_warnings, terminal
-from quant_sweep.cli.report import open_to_read, report_folder, tell
+from quant_sweep.cli.report import address_of, open_to_read, report_folder, tell
 from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals, stopped_not_failed
 from quant_sweep.cli.sweep_page import members_of, sweep_page, told
 from quant_sweep.cli.sweep_schema import Sweep
@@ -145,6 +145,6 @@ def _close_multirun(multirun: Multirun, stopped: Stopped | None, typed: str, ful
             tracker.kill_sweep(run_id, stopped, page)
         else:
             tracker.finish_sweep(run_id, page)
-        tell(report, tracker.address(), full)
+        tell(report, address_of(tracker, report), full)
         if run_id is not None:
             print(f"Sweep:  {tracker.report_address(run_id)}")

@@ -40,7 +40,7 @@ def read_intact(path: Path) -> Decoded | None:
         return None
     try:
         train, test = (
-            ImageSet(stored.tensors[f"{split}.images"], stored.tensors[f"{split}.labels"])
+            ImageSet(stored.tensors[f"{split}.images"], stored.tensors.get(f"{split}.labels"))
             for split in ("train", "test")
         )
         return with_digest(json.loads(stored.text["classes"]), train, test, stored.digest)

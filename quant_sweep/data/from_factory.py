@@ -1,7 +1,8 @@
 """A person's own data: any callable that can be imported and returns (train, test).
 
 `data=custom data.factory=my_package.data:build data.kwargs={path: x}` calls `build(path="x")`. Each split is a
-`torch.utils.data.Dataset` of (input, label) or a pair of tensors; float inputs of any shape are taken as they are.
+`torch.utils.data.Dataset` of (input, label) or of inputs, a pair of tensors or one of inputs; float inputs of any shape
+are taken as they are.
 """
 
 from __future__ import annotations

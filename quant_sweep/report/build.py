@@ -5,7 +5,8 @@ Nothing but the runs is read, no clock either: the same runs give the same bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from quant_sweep.report.html import html
 from quant_sweep.report.html_page import html_page
 from quant_sweep.report.links import pages_on, subject_of
 from quant_sweep.report.markdown import markdown
+from quant_sweep.report.measured import ACCURACY, Metric
 from quant_sweep.report.origin import read_origin
 from quant_sweep.report.page import page, pivot_csv, points_csv
 from quant_sweep.report.points import Bits, Point, read_points, usable
@@ -33,6 +35,7 @@ class Report:
     Attributes:
         brief: the document on one screen.
         page: what the HTML file shows.
+        metric: that most points measure.
         metrics: what a sweep came to, in numbers.
     """
 
@@ -41,6 +44,7 @@ class Report:
     files: tuple[Path, ...]
     brief: Document
     page: Document
+    metric: Metric = ACCURACY
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -77,7 +81,13 @@ def build_report(runs: pd.DataFrame, folder: Path, outputs: Path | None = None) 
     files = write_files(folder, contents)
     _remove_outdated(folder, files)
     short = brief(sections, origin.failed)
-    return Report(document, folder, files, short, shown, numbers(sections, points))
+    return Report(document, folder, files, short, shown, _usual(points), numbers(sections, points))
+
+
+def _usual(points: Sequence[Point]) -> Metric:
+    """The metric of most points; of several, the first."""
+    counted = Counter(point.metric for point in points)
+    return max(counted, key=lambda metric: (counted[metric], metric.name)) if counted else ACCURACY
 
 
 def document_files(document: Document, name: str) -> dict[str, bytes]:

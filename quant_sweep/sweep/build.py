@@ -103,8 +103,7 @@ def load_model(node: Mapping[str, Any], data: DataSet) -> LoadedModel:
     """The trained model that the resolved node of `model=` names, for the classes and channels of `data`.
 
     Raises:
-        InputError: there is no checkpoint, or it does not fit; the model cannot be captured; or it does not return one
-            number for each class.
+        InputError: there is no checkpoint, or it does not fit; or the model cannot be captured.
     """
     model = _trained(json.dumps(node, sort_keys=True), data)
     if isinstance(model, InputError):
@@ -130,15 +129,23 @@ def _load_model(node: str, data: DataSet) -> LoadedModel:
             + (", or model.weights=DEFAULT for torchvision's" if "weights" in settings else "")
         )
     state = read_checkpoint(Path(checkpoint), settings.get("checkpoint_key")) if checkpoint is not None else {}
-    module = new_model(settings, len(data.classes), data.channels).eval()
+    classes = len(data.classes) or classes_of(settings, state)
+    module = new_model(settings, classes, data.channels).eval()
     if state:
-        load_weights(module, state, str(checkpoint), len(data.classes))
+        load_weights(module, state, str(checkpoint), classes)
     _check_finite(settings["name"], module)
     check_takes_images(settings["name"], module, data)
     captured = capture_float(module, data.normalize(data.train.images[:_COMPARED]))
-    _check_classes(settings["name"], captured.outputs, len(data.classes))
     float32 = all(tensor.dtype == torch.float32 for tensor in module.parameters())
     return LoadedModel(module if float32 else Network(captured.graph), captured, graph_digest(captured.graph))
+
+
+def classes_of(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
+    """How many classes a network has where the data does not say: of its weights, the rows of the last matrix."""
+    matrices = [tensor for tensor in state.values() if tensor.dim() == 2]
+    if matrices:
+        return len(matrices[-1])
+    return 1000 if settings.get("weights") is not None else 0  # torchvision's own are those of ImageNet
 
 
 # How torch tells that images and layers do not fit; anything else that a forward pass raises is a fault of its code.
@@ -171,17 +178,6 @@ def check_takes_images(model: str, module: nn.Module, data: DataSet) -> None:
         raise InputError(
             f"model={model}: cannot take images of {shape} ({text}); choose another data.size, or data= of its kind"
         ) from error
-
-
-def _check_classes(model: str, outputs: Any, classes: int) -> None:
-    """Accuracy needs one logit for each class of the images."""
-    if not isinstance(outputs, Tensor):
-        raise InputError(f"model={model}: returns a {type(outputs).__name__}; allowed is one tensor, (n, {classes})")
-    if outputs.shape[1:] != (classes,):
-        shape = ", ".join(map(str, ("n", *outputs.shape[1:])))
-        raise InputError(
-            f"model={model}: returns a tensor ({shape}), but the images have {classes} classes: (n, {classes})"
-        )
 
 
 def graph_digest(graph: Graph) -> str:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-METRIC = "accuracy"  # by which the view of an experiment is sorted
 _LONGEST_ERROR = 1000  # characters
 _log = logging.getLogger(__name__)
 
@@ -226,14 +225,15 @@ class Tracker:
         """Every run of the experiment; see `read_runs`."""
         return frame(self.client, self.experiment_id)
 
-    def address(self, local: str = LOCAL) -> str:
+    def address(self, local: str = LOCAL, metric: str | None = None, higher_is_better: bool = True) -> str:
         """Where a browser finds the runs of the experiment as a table of results; the view is made if need be.
 
         Args:
             local: where `quant-sweep-ui` serves a store without a server.
+            metric: by which the table is sorted, the best first; None leaves a view as it is.
         """
         try:
-            save_view(self.client, self.experiment_id, METRIC)
+            save_view(self.client, self.experiment_id, metric, higher_is_better)
         except Exception as failure:  # a store that can be read only
             _log.warning("the view of MLflow's pages could not be saved: %s", one_line(failure))
         return address(self.client.tracking_uri, self.experiment_id, local)

@@ -25,13 +25,19 @@ _WIDTHS = {_RUN_NAME: 250, "attributes.start_time": 130, "attributes.`Duration`"
 _WIDTH_OF_METRIC = 95
 
 
-def save_view(client: MlflowClient, experiment_id: str, metric: str) -> None:
+def save_view(
+    client: MlflowClient, experiment_id: str, metric: str | None = None, higher_is_better: bool = True
+) -> None:
     """Make the view of an experiment, or renew it.
 
     Args:
-        metric: the first column, by which the runs are sorted, best first.
+        metric: the first column, by which the runs are sorted, best first; None leaves a view that is there as it is,
+            and makes one of the accuracy.
     """
-    shown = f"metrics.`{metric}`"
+    tags = client.get_experiment(experiment_id).tags
+    if metric is None and _TAG in tags:
+        return
+    shown = f"metrics.`{metric or 'accuracy'}`"
     params = {f"params.`{name}`": width for name, width in _PARAMS.items()}
     name, *attributes = _WIDTHS
     view = {
@@ -39,10 +45,10 @@ def save_view(client: MlflowClient, experiment_id: str, metric: str) -> None:
         "columnOrder": [name, shown, *params, *attributes],
         "columnWidths": {**_WIDTHS, shown: _WIDTH_OF_METRIC, **params},
         "orderByKey": shown,
-        "orderByAsc": False,
+        "orderByAsc": not higher_is_better,
     }
     text = json.dumps(view)
-    if client.get_experiment(experiment_id).tags.get(_TAG) != text:
+    if tags.get(_TAG) != text:
         client.set_experiment_tag(experiment_id, _TAG, text)
 
 

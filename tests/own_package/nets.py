@@ -1,0 +1,77 @@
+"""Networks of many kinds, untrained."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+def block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
+    """Depthwise and pointwise convolution, as in DS-CNN (Zhang et al. 2017, Hello Edge)."""
+    return nn.Sequential(
+        *(nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False), nn.BatchNorm2d(inside), nn.ReLU()),
+        *(nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()),
+    )
+
+
+def ds_cnn(num_classes: int) -> nn.Module:
+    """Keyword spotting: spectrograms (n, 1, 49, 10)."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(1, 16, (10, 4), 2, (5, 1), bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+    return nn.Sequential(first, block(16, 16), block(16, 16), head)
+
+
+def sensor_net(num_classes: int) -> nn.Module:
+    """Sensors: (n, 6, 128)."""
+    torch.manual_seed(0)
+    layers = nn.Conv1d(6, 16, 5, padding=2), nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(16, 16, 5)
+    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, num_classes))
+
+
+def autoencoder() -> nn.Module:
+    """Machine sounds: (n, 640) to (n, 640)."""
+    torch.manual_seed(0)
+    widths = (640, 128, 8, 128, 640)
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+class UNet(nn.Module):
+    """Segmentation: (n, 3, height, width) to (n, classes, height, width)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.down1, self.down2 = (
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in ((3, 8), (8, 16))
+        )
+        self.pool, self.up = nn.MaxPool2d(2), nn.ConvTranspose2d(16, 8, 2, stride=2)
+        self.join, self.head = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU()), nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.down1(x)
+        deep = self.up(self.down2(self.pool(wide)))
+        return self.head(self.join(torch.cat([wide, deep], dim=1)))
+
+
+def unet(num_classes: int) -> nn.Module:
+    torch.manual_seed(0)
+    return UNet(num_classes)
+
+
+class Detector(nn.Module):
+    """Two heads: a box (n, 4) and scores (n, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.pool, self.boxes, self.scores = nn.AdaptiveAvgPool2d(2), nn.Linear(32, 4), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.pool(self.features(x)).flatten(1)
+        return {"boxes": self.boxes(x), "scores": self.scores(x)}
+
+
+def detector() -> nn.Module:
+    torch.manual_seed(0)
+    return Detector()
