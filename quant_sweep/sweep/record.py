@@ -17,7 +17,7 @@ from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabyt
 from quant_sweep.evaluation.qparams_table import qparams_table
 from quant_sweep.graph import QuantGraph
 from quant_sweep.recovery import Step
-from quant_sweep.report.activations import activations_page
+from quant_sweep.report.activations import activations_note, activations_page
 from quant_sweep.report.escape import csv_safe
 from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import QuantizedModel
@@ -74,23 +74,30 @@ def record_result(
     _record_kind(record, evaluation)
     table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, prepared.graph)
     record.table(csv_safe(table), "qparams.csv")
-    activations = activations_table(table, agreement)
+    activations = activations_table(table, quantized.graph, agreement)
     record.table(csv_safe(activations), "activations.csv")
     record.text(activations_page(str(prepared.point), activations), "activations.html")
+    record.note(activations_note(activations))
     record_data(record, prepared)
     classes = {"prediction": evaluation, "float_prediction": original}
     record.table(*_samples(classes, {"value": evaluation, "float_value": original}))
 
 
-def activations_table(table: pd.DataFrame, agreement: EngineAgreement | None) -> pd.DataFrame:
+def activations_table(table: pd.DataFrame, graph: QuantGraph, agreement: EngineAgreement | None) -> pd.DataFrame:
     """The activations of a table of quantization parameters, and what the comparison with the simulation found.
 
-    Columns: those of `qparams_table` without kind and channel; lsb, the largest difference to `simulate` in codes, and
-    differing, the share of the codes that differ, missing where nothing was compared.
+    Columns: those of `qparams_table` without kind and channel; readers, the layers that see it, a space between them;
+    lsb, the largest difference to `simulate` in codes, and differing, the share of the codes that differ, missing where
+    nothing was compared.
     """
     rows = table[table["kind"] == "activation"].drop(columns=["kind", "channel"])
+    readers = {q.name: " ".join(name.removesuffix(".output") for name in q.readers) for q in graph.activations}
     lsb, shares = (agreement.lsb, agreement.shares) if agreement else ({}, {})
-    return rows.assign(lsb=rows["name"].map(lsb).astype("Int64"), differing=rows["name"].map(shares).astype(float))
+    return rows.assign(
+        readers=rows["name"].map(readers).fillna(""),
+        lsb=rows["name"].map(lsb).astype("Int64"),
+        differing=rows["name"].map(shares).astype(float),
+    )
 
 
 def record_data(record: Recorder, prepared: Prepared) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LONG_PARAMS = "long_params.json"
+_NOTE = "mlflow.note.content"  # tag
+_LONGEST_NOTE = 7500  # characters; MLflow takes 8000 in a tag
 _CONTEXT = "mlflow.data.context"  # tag of a data set: what the run did with it
 _LONGEST_DIGEST = 36  # characters, as MLflow's database has them
 NAMES = "names.json"  # name in MLflow -> full name, of those that differ
@@ -84,6 +86,12 @@ class Recorder:
     def tag(self, name: str, value: str) -> None:
         """Remember a word about the run; it is written at its end."""
         self._tags[name] = value
+
+    def note(self, text: str) -> None:
+        """Show `text`, Markdown, on top of the run's page; what is too long for MLflow is cut at the end of a line."""
+        if len(text) > _LONGEST_NOTE:
+            text = text[:_LONGEST_NOTE].rpartition("\n")[0] + "\n\n… the rest is under Artifacts."
+        self.tag(_NOTE, text)
 
     def dataset(self, context: str, name: str, digest: str, source: str, images: int) -> None:
         """Note a data set that the run used; it is written at its end.

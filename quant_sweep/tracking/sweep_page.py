@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 MEMBERS = "quant_sweep.members"  # tag: run ids, a comma between them; further tags of this beginning go on
-_NOTE = "mlflow.note.content"
 _LONGEST_TAG = 7500  # characters; MLflow takes 8000
-_CUT = "\n\n… the rest is in `report/report.html`, under Artifacts."
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def record_sweep(
         recorder.flush()
         return
     recorder.metrics(page.metrics)
-    recorder.tag(_NOTE, page.note if len(page.note) <= _LONGEST_TAG else page.note[: _LONGEST_TAG - len(_CUT)] + _CUT)
+    recorder.note(page.note)
     for name, content in page.files.items():
         recorder.content(content, f"report/{name}")
     recorder.seal()
