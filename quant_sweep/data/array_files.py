@@ -32,7 +32,7 @@ def arrays(
     Raises:
         InputError: a file cannot be read or holds something else, or mean and std do not fit.
     """
-    splits = [_read(key, path) for key, path in (("data.train", train), ("data.test", test))]
+    splits = _read("data.train", train), _read("data.test", test)
     return named(name, content_of(f"data.train={train} data.test={test}", *splits), mean, std)
 
 

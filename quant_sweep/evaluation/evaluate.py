@@ -23,7 +23,7 @@ from quant_sweep.errors import InputError, NotFiniteError
 from quant_sweep.evaluation.metrics.base import Batch, Metric, named_outputs, standard_error, value_of
 from quant_sweep.evaluation.metrics.classes import Top1, same_class
 from quant_sweep.evaluation.metrics.own import Custom
-from quant_sweep.evaluation.metrics.signals import LogitSQNR, signal_and_noise
+from quant_sweep.evaluation.metrics.signals import LogitSQNR, power_of
 from quant_sweep.graph import Network
 from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.runtime.full_precision import full_precision
@@ -286,7 +286,7 @@ class _Scoring:
             return statistics, self._of_one_axis(predictions), None, None
         float_logits = self._logits(original)
         same = None if logits is None or float_logits is None else same_class(logits, float_logits)
-        return statistics, self._of_one_axis(predictions), same, _power(self.metric, outputs, original)
+        return statistics, self._of_one_axis(predictions), same, power_of(self.metric, outputs, original)
 
     def _logits(self, outputs: Any) -> Tensor | None:
         """The tensor with a number for each class, (n, classes, ...); None where nothing says that there is one."""
@@ -324,14 +324,6 @@ def _on_cpu(outputs: Any) -> Any:
 def _joined(parts: list[Any]) -> Any:
     """Outputs of all samples, in the network's own structure; None if they are."""
     return None if parts[0] is None else pytree.tree_map(lambda *pieces: torch.cat(pieces), parts[0], *parts[1:])
-
-
-def _power(metric: Metric, outputs: Any, original: Any) -> Tensor:
-    """Of the tensor that the metric reads; of all, where it reads several."""
-    if metric.output is not None or isinstance(outputs, Tensor):
-        return signal_and_noise(metric.read(outputs), metric.read(original))
-    found, wanted = named_outputs(outputs), named_outputs(original)
-    return torch.stack([signal_and_noise(found[name], wanted[name]) for name in found]).sum(dim=0)
 
 
 def _together(pieces: tuple[Tensor | None, ...]) -> Tensor | None:

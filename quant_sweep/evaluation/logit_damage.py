@@ -7,10 +7,11 @@ from typing import Any, final
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import sqnr_db
 from quant_sweep.evaluation.metrics import Batch, Custom, Metric, Top1
-from quant_sweep.evaluation.metrics.signals import signal_and_noise
+from quant_sweep.evaluation.metrics.signals import power_of
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,16 @@ class DamageSum:
 
     def update(self, original: Any, outputs: Any, labels: Tensor | None, inputs: Tensor | None = None) -> None:
         """Add a batch: what the float network and the quantized one return, the labels and what was read."""
-        wanted, found = (self.metric.read(part) for part in (original, outputs))
-        self.samples += len(found)
+        self.samples += len(pytree.tree_leaves(outputs)[0])
         if has_drop(self.metric):
             batches = (Batch(part, original, inputs, labels) for part in (original, outputs))
             before, (more, other) = self.statistics, (self.metric.statistics(batch).sum(dim=0) for batch in batches)
             self.statistics = before[0] + more, before[1] + other
-        if self.kl is not None and are_logits(self.metric, wanted):
-            self.kl += float(logit_kl(wanted, found).sum())
+        if self.kl is not None and self.metric.reads_classes:
+            self.kl += float(logit_kl(*(self.metric.read(part) for part in (original, outputs))).sum())
         else:
             self.kl = None
-        signal, noise = signal_and_noise(found, wanted).sum(dim=0).tolist()
+        signal, noise = power_of(self.metric, outputs, original).sum(dim=0).tolist()
         self.signal, self.noise = self.signal + signal, self.noise + noise
 
     @property
@@ -81,11 +81,6 @@ class DamageSum:
             relative_error=self.noise / self.signal if self.signal else float(self.noise > 0),
             logit_sqnr_db=sqnr_db(self.signal, self.noise).item(),
         )
-
-
-def are_logits(metric: Metric, outputs: Tensor) -> bool:
-    """Whether axis 1 of what a metric reads has a number for each class."""
-    return metric.reads_classes and outputs.dim() > 1 and outputs.shape[1] > 1
 
 
 def logit_kl(original: Tensor, logits: Tensor) -> Tensor:

@@ -90,9 +90,16 @@ class Point:
         return None
 
     @property
-    def guesses_in_float(self) -> bool:
-        """Whether the float model says no more of the samples than guessing would: then nothing can be lost."""
-        return self.metric.name != "agreement" and self._is_chance(self.original, "float_chance")
+    def guesses_in_float(self) -> str | None:
+        """Why the float model says no more of the samples than guessing would: then nothing can be lost. None if it
+        does."""
+        original = self.original
+        if original is not None and self.metrics.get("float_classes_predicted") == 1 and self.samples > 1:
+            return f"The float model says one class for all {self.samples:,} samples"
+        if original is None or self.metric.name == "agreement" or not self._is_chance(original, "float_chance"):
+            return None
+        chance = self.metrics["float_chance"]
+        return f"The float model reaches {original.with_unit} {self.metric.label}, and guessing {chance:.2f}%"
 
     @property
     def collapsed(self) -> str | None:

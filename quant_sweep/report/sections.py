@@ -135,7 +135,7 @@ def _section(settings: dict[str, str], points: Sequence[Point], floats: Sequence
         metric=points[0].metric,
         original=newest(measured).original if measured else _baseline(subject, points[0].metric, floats),
         mixed=len({point.original for point in measured}) > 1,
-        guessing=_guessing(newest(guessing)) if guessing else None,
+        guessing=_guessing(newest(guessing).guesses_in_float) if guessing else None,
         rows=rows,
         columns=names,
         cells={(row, name): Cell.of(table.get((row, name), [])) for row in rows for name in names},
@@ -144,13 +144,10 @@ def _section(settings: dict[str, str], points: Sequence[Point], floats: Sequence
     )
 
 
-def _guessing(point: Point) -> str:
-    original, chance = point.original, point.metrics["float_chance"]
-    assert original
+def _guessing(why: str | None) -> str:
     return (
-        f"The float model reaches {original.with_unit} {point.metric.label}, and guessing {chance:.2f}%: what "
-        "quantization does to it says nothing. Check `model.checkpoint`, `data.mean`, `data.std` and the order of the "
-        "classes."
+        f"{why}: what quantization does to it says nothing. Check `model.checkpoint`, `data.mean`, `data.std` and the "
+        "order of the classes."
     )
 
 

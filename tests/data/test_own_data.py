@@ -153,6 +153,21 @@ def test_labels_of_every_kind(name: str, monkeypatch, tmp_path: Path) -> None:
     assert len(set(drawn.indices.tolist())) == 20
 
 
+def test_a_dataset_is_read_into_one_file(monkeypatch, tmp_path: Path) -> None:
+    """By several processes too, and whatever it is called; beside a tensor; and nothing is left of one that fails."""
+    items = list(zip(SPECTROGRAMS, LABELS, strict=True))
+    one, two = (load(monkeypatch, items, tmp_path, workers=workers) for workers in (0, 2))
+    assert one.fingerprint == two.fingerprint == load(monkeypatch, items, tmp_path, version="1").fingerprint
+    assert one.fingerprint == load(monkeypatch, lambda: (items, (SPECTROGRAMS, LABELS)), tmp_path).fingerprint
+    assert torch.equal(two.test.images, SPECTROGRAMS)
+    assert len(list((tmp_path / "data").glob("*.safetensors"))) == 2, "that without a name, and the one of the version"
+    with pytest.raises(InputError):
+        load(monkeypatch, [*items, "x"], tmp_path)
+    assert len(list((tmp_path / "data").glob("*"))) <= 3, "and a lock"
+    with pytest.raises(InputError, match=r"data\.workers=-1"):
+        load(monkeypatch, items, tmp_path, workers=-1)
+
+
 def test_splits_of_two_kinds_of_labels(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="labels of two kinds"):
         load(monkeypatch, lambda: ((SPECTROGRAMS, LABELS), SPECTROGRAMS), tmp_path)

@@ -75,3 +75,24 @@ class Detector(nn.Module):
 def detector() -> nn.Module:
     torch.manual_seed(0)
     return Detector()
+
+
+def uneven(num_classes: int = 10) -> nn.Module:
+    """Pictures (n, 3, height, width); depthwise layers whose channels differ by powers of ten, which no grid of a whole
+    tensor holds, as trained networks of this kind (EfficientNet-lite) have them."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2, 1, bias=False)]
+    for _ in range(3):
+        expand, depthwise, project = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 64, 3, 1, 1, groups=64), nn.Conv2d(64, 16, 1)
+        scales = 10 ** (4 * torch.rand(64) - 2)
+        with torch.no_grad():
+            depthwise.weight.mul_(scales[:, None, None, None])
+            depthwise.bias.mul_(scales)
+            project.weight.div_(scales[None, :, None, None])
+        layers += [expand, nn.ReLU6(), depthwise, nn.ReLU(), project]
+    head = nn.Linear(16, num_classes)
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    with torch.no_grad():  # so that several classes occur
+        blobs = nn.functional.interpolate(torch.randn(64, 3, 4, 4), scale_factor=8) + torch.randn(64, 3, 1, 1)
+        head.bias.sub_(network(blobs).mean(dim=0))
+    return network

@@ -95,6 +95,9 @@ def test_a_float_model_that_guesses_has_no_answer() -> None:
     assert "**no answer**" in text
     assert "guessing 10.00%" in text
     assert "model.checkpoint" in text
+    one = measured("agreement", "%", "higher", "proportion", {"agreement": 100.0, "float_agreement": 100.0}, bits=4)
+    one = with_metrics(one, float_classes_predicted=1, classes_predicted=1, chance=100.0, drop=0.0)
+    assert "The float model says one class for all 1,000 samples" in answer(one)
 
 
 def test_a_collapse_is_called_one(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from quant_sweep.errors import InputError
-from quant_sweep.evaluation.metrics.base import Batch, Kind, Metric, Need
+from quant_sweep.evaluation.metrics.base import Batch, Kind, Metric, Need, named_outputs
 
 TARGETS = ("labels", "inputs", "float")
 
@@ -126,6 +126,14 @@ def signal_and_noise(outputs: Tensor, original: Tensor) -> Tensor:
     wanted = original.to(outputs.device).double().flatten(1)
     noise = outputs.double().flatten(1) - wanted
     return torch.stack([wanted.square().sum(dim=1), noise.square_().sum(dim=1)], dim=1).cpu()
+
+
+def power_of(metric: Metric, outputs: Any, original: Any) -> Tensor:
+    """`signal_and_noise` of the tensor that a metric reads; of all, where it reads several."""
+    if metric.output is not None or isinstance(outputs, Tensor):
+        return signal_and_noise(metric.read(outputs), metric.read(original))
+    found, wanted = named_outputs(outputs), named_outputs(original)
+    return torch.stack([signal_and_noise(found[name], wanted[name]) for name in found]).sum(dim=0)
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:
