@@ -32,6 +32,7 @@ _CONFIGS = {
     "quant-sweep": "config",
     "quant-sweep-train": "train_config",
     "quant-sweep-report": "report_config",
+    "quant-sweep-ui": "ui_config",
     "quant-sweep-sensitivity": "sensitivity_config",
     "quant-sweep-explain": "explain_config",
 }
@@ -114,6 +115,8 @@ def _prepared(folder: Path, command: Command) -> list[str]:
         _write_weights(folder / checkpoint, command)
     if command.program == "quant-sweep-train":
         return [*words, "train.epochs=1"]
+    if command.program == "quant-sweep-ui":
+        return [*words, "--cfg", "job"]  # a server goes on until somebody ends it
     if command.program == "quant-sweep-report" or "--cfg" in words:
         return words
     if command.value("data") is None and root is None and "experiment=quickstart" not in words:
