@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         metric,
     )
     from quant_sweep.graph import Fusion, QuantGraph, capture
+    from quant_sweep.models.packed import packed, takes_packed
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
     from quant_sweep.quantization.scheme import AFFINE, Scheme
@@ -82,7 +83,9 @@ __all__ = [
     "capture",
     "evaluate",
     "metric",
+    "packed",
     "quantize",
+    "takes_packed",
 ]
 
 _EXPORTS = {
@@ -97,6 +100,7 @@ _EXPORTS = {
         *("PSNR", "Agreement", "Custom", "LogitSQNR", "MeanIoU", "Metric", "SquaredError", "Top1", "TopK", "metric"),
     ),
     "graph": ("Fusion", "QuantGraph", "capture"),
+    "models.packed": ("packed", "takes_packed"),
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),
     "quantization.scheme": ("AFFINE", "Scheme"),

@@ -28,10 +28,12 @@ class ImageSet:
     images: uint8 (n, channels, height, width), or float32 (n, ...), the network's input as it is.
     labels: int64 (n,), an index into the classes; whole numbers (n, ...), one for each position; float32 (n, ...),
         numbers that the network should return; or None.
+    parts: shapes of the inputs where a network takes several; they lie side by side, and images is (n, numbers).
     """
 
     images: Tensor
     labels: Tensor | None = None
+    parts: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,7 +78,9 @@ class DataSet:
 
     @property
     def channels(self) -> int:
-        """Length of axis 1 of the inputs."""
+        """Length of axis 1 of the inputs, or of the first of them."""
+        if self.train.parts:
+            return self.train.parts[0][0] if self.train.parts[0] else 1
         return self.train.images.shape[1] if self.train.images.dim() > 1 else 1
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -125,7 +129,12 @@ def stored_form(classes: Sequence[str], train: ImageSet, test: ImageSet) -> tupl
     tensors = {"train.images": train.images, "test.images": test.images}
     labels = {"train.labels": train.labels, "test.labels": test.labels}
     tensors |= {name: tensor for name, tensor in labels.items() if tensor is not None}
-    return tensors, {"classes": json.dumps(list(classes))}
+    return tensors, {"classes": json.dumps(list(classes)), **parts_text(train.parts)}
+
+
+def parts_text(parts: Sequence[Sequence[int]]) -> dict[str, str]:
+    """The text of the shapes of several inputs; none of one."""
+    return {"parts": json.dumps([list(part) for part in parts])} if parts else {}
 
 
 def data_set(name: str, content: Decoded, mean: Sequence[float], std: Sequence[float]) -> DataSet:

@@ -43,8 +43,9 @@ def read_intact(path: Path) -> Decoded | None:
     if stored is None:
         return None
     try:
+        parts = tuple(tuple(part) for part in json.loads(stored.text.get("parts", "[]")))
         train, test = (
-            ImageSet(stored.tensors[f"{split}.images"], stored.tensors.get(f"{split}.labels"))
+            ImageSet(stored.tensors[f"{split}.images"], stored.tensors.get(f"{split}.labels"), parts)
             for split in ("train", "test")
         )
         return with_digest(json.loads(stored.text["classes"]), train, test, stored.digest)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as transforms
 
-from quant_sweep.data.base import Decoded
+from quant_sweep.data.base import Decoded, parts_text
 from quant_sweep.data.cache import read_intact
 from quant_sweep.errors import InputError
 from quant_sweep.runtime.progress import tracked
@@ -44,8 +44,11 @@ def read_into(path: Path, key: str, splits: Sequence[Any], names: Sequence[str] 
     for label, items in parts.items():
         if len(items) == 0:
             raise InputError(f"{label}: holds nothing")
+    shapes = {label: parts_of(items[0]) for label, items in parts.items()}
     firsts = {label: _item(label, items[0], 0) for label, items in parts.items()}
     check_splits(key, *firsts.values())
+    if len(set(shapes.values())) > 1:
+        raise InputError(f"{key}: train and test have inputs of other shapes; both have to have the same")
     layout = {
         f"{label.rpartition(' ')[2]}.{what}": (tensor.dtype, (len(items), *tensor.shape))
         for label, items in parts.items()
@@ -55,14 +58,15 @@ def read_into(path: Path, key: str, splits: Sequence[Any], names: Sequence[str] 
     highest = -1
 
     def classes() -> dict[str, str]:
-        return {"classes": json.dumps(named_classes(names, highest + 1))}
+        found = next(iter(shapes.values()))
+        return {"classes": json.dumps(named_classes(names, highest + 1)), **parts_text(found)}
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing_rows(path, layout, classes) as write:
             for label, items in parts.items():
                 split = label.rpartition(" ")[2]
-                for index, (value, target) in enumerate(_read(label, items, workers)):
+                for index, (value, target) in enumerate(_read(label, items, workers, shapes[label])):
                     _check_like(label, (value, target), firsts[label], index)
                     write(f"{split}.images", index, value)
                     if target is not None:
@@ -109,9 +113,17 @@ def check_splits(key: str, train: Item, test: Item) -> None:
         raise InputError(f"{key}: train and test have labels of two kinds; both need the same, or none")
 
 
-def _read(key: str, items: Any, workers: int) -> Iterator[Item]:
+def parts_of(item: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the inputs of an item, ((a, b), label), where it has several; else none."""
+    several = isinstance(item, tuple | list) and len(item) > 0 and isinstance(item[0], tuple | list)
+    return tuple(tuple(_tensor(part).shape) for part in item[0] if is_input(part)) if several else ()
+
+
+def _read(key: str, items: Any, workers: int, parts: tuple[tuple[int, ...], ...]) -> Iterator[Item]:
     """All items, in their order."""
     for index, item in enumerate(tracked(_in_order(items, workers), f"reading {key}", len(items))):
+        if parts_of(item) != parts:
+            raise InputError(f"{key}: item {index} has inputs of {parts_of(item)}, item 0 of {parts}")
         yield _item(key, item, index)
 
 
@@ -139,6 +151,11 @@ def _item(key: str, item: Any, index: int) -> Item:
             f"{key}: item {index} is a {type(item).__name__}; allowed is a pair (input, label), or an input"
         )
     value, label = (*item, None)[:2]
+    if isinstance(value, tuple | list) and value and all(is_input(part) for part in value):
+        tensors = [_tensor(part) for part in value]
+        if not all(part.is_floating_point() for part in tensors):
+            raise InputError(f"{key}: item {index} has several inputs, not all of them floats; allowed are floats")
+        value = torch.cat([part.flatten() for part in tensors])
     if not is_input(value):
         raise InputError(f"{key}: input {index} is a {type(value).__name__}; allowed are tensors, arrays, PIL images")
     return _checked_input(key, _tensor(value), index), _label(key, label, index)

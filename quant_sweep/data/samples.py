@@ -44,6 +44,7 @@ def content_of(
         InputError: inputs or labels cannot be used, or the splits do not go together.
     """
     names = getattr(train, "classes", None)
+    train, test = _by_row(f"{key} train", train), _by_row(f"{key} test", test)
     if not all(_are_tensors(split) for split in (train, test)):
         for split, what in ((train, "train"), (test, "test")):
             _check_readable(f"{key} {what}", split)
@@ -89,6 +90,36 @@ def named(name: str, content: Decoded, mean: Sequence[float] | None, std: Sequen
         if not is_float and numbers is None:
             raise InputError(f"{key}=null: the inputs are uint8 images; allowed is a number for each channel")
     return data_set(name, content, mean or (), std or ())
+
+
+def _is_tuple_of_arrays(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(is_array(part) for part in value)
+
+
+class _SeveralRows:
+    """A split ((a, b, ...), labels) of tensors, by number."""
+
+    def __init__(self, split: Any) -> None:
+        self.inputs = [torch.as_tensor(part) for part in split[0]]
+        self.labels = None if split[1] is None else torch.as_tensor(split[1])
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        return tuple(part[index] for part in self.inputs), None if self.labels is None else self.labels[index]
+
+
+def _by_row(key: str, split: Any) -> Any:
+    """Tensors of several inputs, ((a, b, ...), labels), as a data set; anything else as it is."""
+    if not (isinstance(split, tuple | list) and len(split) == 2 and _is_tuple_of_arrays(split[0])):
+        return split
+    if not (is_array(split[1]) or split[1] is None):
+        return split
+    lengths = {len(part) for part in (*split[0], *([] if split[1] is None else [split[1]]))}
+    if len(lengths) > 1:
+        raise InputError(f"{key}: inputs and labels have {', '.join(map(str, sorted(lengths)))} rows; all need as many")
+    return _SeveralRows(split)
 
 
 def _are_tensors(split: Any) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Captured, Fusion, Graph, Network, QuantGraph, capture_float, with_quantizers
-from quant_sweep.models import load_weights, read_checkpoint
+from quant_sweep.models import load_weights, read_checkpoint, takes_packed
 from quant_sweep.sweep.choices import build
 from quant_sweep.sweep.store import check_store
 from quant_sweep.tracking import Tracker
@@ -133,6 +133,8 @@ def _load_model(node: str, data: DataSet) -> LoadedModel:
     module = new_model(settings, classes, data.channels).eval()
     if state:
         load_weights(module, state, str(checkpoint), classes)
+    if data.train.parts:
+        module = takes_packed(module, data.train.parts)
     _check_finite(settings["name"], module)
     check_takes_images(settings["name"], module, data)
     captured = capture_float(module, data.normalize(data.train.images[:_COMPARED]))

@@ -52,3 +52,10 @@ def boxes() -> tuple[Split, Split]:
     with torch.no_grad():
         train, test = ((inputs, nets.detector().eval()(inputs)["boxes"] + 0.1) for inputs in splits)
     return train, test
+
+
+def pairs() -> tuple[list[tuple[tuple[Tensor, Tensor], None]], list[tuple[tuple[Tensor, Tensor], None]]]:
+    """Items of two inputs, without labels."""
+    splits = [(noise(3, 16, 16, seed=seed), 100 * noise(5, seed=seed)) for seed in (0, 1)]
+    train, test = ([((a, b), None) for a, b in zip(*split, strict=True)] for split in splits)
+    return train, test

@@ -96,3 +96,22 @@ def uneven(num_classes: int = 10) -> nn.Module:
         blobs = nn.functional.interpolate(torch.randn(64, 3, 4, 4), scale_factor=8) + torch.randn(64, 3, 1, 1)
         head.bias.sub_(network(blobs).mean(dim=0))
     return network
+
+
+class TwoInputs(nn.Module):
+    """A picture (n, 3, 16, 16) and what is known of it beside (n, 5), to three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.known = nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(2), nn.Linear(5, 8)
+        self.head = nn.Linear(40, 3)
+
+    def forward(self, picture: Tensor, known: Tensor, scale: Tensor | None = None) -> Tensor:
+        seen = self.pool(self.conv(picture).relu()).flatten(1)
+        known = known if scale is None else known * scale
+        return self.head(torch.cat([seen, self.known(known).relu()], dim=1))
+
+
+def two_inputs() -> nn.Module:
+    torch.manual_seed(0)
+    return TwoInputs()
