@@ -27,7 +27,7 @@ from quant_sweep.sweep.build import new_model, plain
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
-_FENCE = re.compile(r"^```(?:sh|bash)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CONFIGS = {
     "quant-sweep": "config",
     "quant-sweep-train": "train_config",
@@ -71,7 +71,9 @@ def documented_commands() -> Iterator[Command]:
     NAME="..." is what $NAME stands for from there on."""
     for document in DOCUMENTS:
         variables: dict[str, str] = {}
-        for block in _FENCE.findall(document.read_text() if document.exists() else ""):
+        for language, block in _FENCE.findall(document.read_text() if document.exists() else ""):
+            if language not in ("", "sh", "bash"):
+                continue
             for line in block.replace("\\\n", " ").splitlines():
                 if set_to := re.fullmatch(r'(\w+)="(.*)"', line):
                     variables[set_to[1]] = set_to[2]

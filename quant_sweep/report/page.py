@@ -50,7 +50,7 @@ def page(sections: Sequence[Section], points: Sequence[Point], unusable: Sequenc
         *map(Paragraph, remarks(points)),
     ]
     for section in sections:
-        blocks += [Heading(section.title, level=3), pivot(section)]
+        blocks += [Heading(section.title, level=3), pivot(section), *_noise(section)]
         if section.mixed:
             differ = "accuracies" if section.metric.name == "accuracy" else "values"
             blocks.append(Paragraph(f"Beware: these runs saw different float models (their float {differ} differ)."))
@@ -70,6 +70,16 @@ def pivot(section: Section) -> Table:
         rows.append((str(row), *(_text(section.cells[row, column]) for column in section.columns)))
         strong |= {(y, x) for x, column in enumerate(section.columns, start=1) if column in section.best(row)}
     return Table(("bits", *section.columns), tuple(rows), frozenset(strong))
+
+
+def _noise(section: Section) -> list[Block]:
+    """How much noise the outputs have, where labels do not say how much it matters."""
+    known = any(cell.logit_sqnr is not None for cell in section.cells.values())
+    if not known or section.metric.name in ("accuracy", "logit_sqnr"):
+        return []
+    rows = [(str(row), *(_ratio(section.cells[row, column]) for column in section.columns)) for row in section.rows]
+    text = "Logit SQNR, the signal-to-quantization-noise ratio of the outputs against those in float, dB:"
+    return [Paragraph(text), Table(("bits", *section.columns), tuple(rows))]
 
 
 def pivot_csv(section: Section) -> str:
@@ -204,6 +214,10 @@ def unusable_blocks(runs: Sequence[tuple[Point, str]]) -> list[Block]:
 
 def _original(section: Section) -> list[str]:
     return [str(section.original) if section.original else "–"] * len(section.columns)
+
+
+def _ratio(cell: Cell) -> str:
+    return "–" if cell.logit_sqnr is None else f"{cell.logit_sqnr:.1f}"
 
 
 def _text(cell: Cell) -> str:

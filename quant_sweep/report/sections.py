@@ -32,6 +32,7 @@ class Cell:
         error: why a run failed.
         drop: what was lost against float, on the same samples.
         collapsed: why the number says only that the network is broken; None if it says more.
+        logit_sqnr: of the outputs against those in float, dB; None where the run does not say.
     """
 
     status: str
@@ -39,6 +40,7 @@ class Cell:
     error: str = ""
     drop: Drop | None = None
     collapsed: str | None = None
+    logit_sqnr: float | None = None
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Cell:
@@ -48,7 +50,8 @@ class Cell:
         point = newest(points)
         lost = point.status == "finished" and point.measured is None
         status = "incomplete" if lost else point.status
-        return cls(status, point.measured, point.error, point.drop, point.collapsed)
+        ratio = point.metrics.get("logit_sqnr") if point.measured else None
+        return cls(status, point.measured, point.error, point.drop, point.collapsed, ratio)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ def test_the_page_follows_the_metric(tmp_path: Path) -> None:
     for text in ("## MSE by bits and observer", "MSE with its 95 % interval", "lower is better", "**2.5 (2.48–2.52)**"):
         assert text in report.text
     assert "ccuracy" not in report.text
+    assert "noise ratio of the outputs against those in float, dB" in report.text
+    assert "| 8      | –      | 20.0  |" in report.text
     assert {path.name.split("_")[0] for path in report.files} == {
         "report.html",
         "report.md",
