@@ -57,7 +57,7 @@ def _git() -> dict[str, str]:
     commit = _output("git", "rev-parse", "HEAD")
     if not commit:
         return {}
-    changes = _output("git", "status", "--porcelain", "--untracked-files=no")
+    changes = _output("git", "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no")
     state = "unknown" if changes is None else "changed" if changes else "clean"
     return {"mlflow.source.git.commit": commit, "git": f"{commit[:12]} ({state})"}
 
