@@ -224,15 +224,15 @@ def test_what_the_config_files_show(store: Workspace, sweeping: Arguments) -> No
 
 def test_report_is_rebuilt_from_the_store_alone(store: Workspace, sweeping: Arguments) -> None:
     assert store.type("quant-sweep", "-m", *sweeping("tracking.experiment=rebuilt", "bits=8,4")).code == 0
-    page = store.report(experiment="rebuilt").read_bytes()
+    page = store.report("report.html", experiment="rebuilt").read_bytes()
     table = store.report("points.csv", "rebuilt").read_bytes()
     for file in store.report(experiment="rebuilt").parent.iterdir():
         file.unlink()
     outcome = store.type("quant-sweep-report", "tracking.experiment=rebuilt")
     assert outcome.code == 0, outcome.err
-    assert store.report(experiment="rebuilt").read_bytes() == page
+    assert store.report("report.html", experiment="rebuilt").read_bytes() == page
     assert store.report("points.csv", "rebuilt").read_bytes() == table
-    assert "Report: outputs/report/rebuilt/report.md" in outcome.out
+    assert "Report: outputs/report/rebuilt/report.html" in outcome.out
     wrong = store.type("quant-sweep-report", "tracking.experiment=rebuild")
     assert wrong.code == 2
     assert "tracking.experiment='rebuild': no such experiment" in wrong.err
