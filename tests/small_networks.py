@@ -73,8 +73,13 @@ def _captured_float(make: Callable[[], nn.Module], size: int) -> Captured:
 
 
 def captured(make: Callable[[], nn.Module], fusion: Fusion, size: int = 16) -> QuantGraph:
-    """The graph of a network for images of 3 channels, exported once for all tests of a process: that is what costs."""
-    return with_quantizers(_captured_float(make, size), fusion)
+    """The graph of a network for images of 3 channels, exported once for all tests of a process: that is what costs.
+
+    Its constants are the caller's own.
+    """
+    found = _captured_float(make, size)
+    constants = {name: value.clone() for name, value in found.graph.constants.items()}
+    return with_quantizers(replace(found, graph=replace(found.graph, constants=constants)), fusion)
 
 
 @dataclass(frozen=True)
