@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from terminal import RESNET8, Outcome, Workspace, quick
+from configured import RESNET8
+from terminal import Outcome, Workspace, quick
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
+from configured import RESNET8
 from hydra.core.global_hydra import GlobalHydra
 
 from quant_sweep.cli import explain, report, sensitivity, sweep, train
@@ -99,15 +100,6 @@ class Workspace:
 
     def report(self, name: str = "report.md", experiment: str = "quant_sweep") -> Path:
         return self.folder / "outputs" / "report" / experiment / name
-
-
-# The network of most tests here: names and shapes of ResNet-20, a third of its layers.
-RESNET8 = (
-    "model=custom",
-    "model.factory=quant_sweep.models.cifar_resnet:CifarResNet",
-    "model.kwargs={blocks: 1}",
-    "model.name=resnet8",
-)
 
 
 def quick(checkpoint: Path) -> list[str]:

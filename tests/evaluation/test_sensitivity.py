@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import images, tiny, watched
+from small_networks import captured, images, tiny, watched
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
@@ -103,7 +103,7 @@ def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> Non
 
 
 def test_parts() -> None:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     parts = parts_of(graph)
     assert parts[0] == Part("whole network", "network", graph.names)
     assert [(part.name, part.tensors) for part in parts if part.kind == "layer"] == [
