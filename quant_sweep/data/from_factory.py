@@ -25,7 +25,7 @@ def custom(
     name: str,
     factory: str,
     kwargs: Mapping[str, Any] | None,
-    version: str | None,
+    version: str | int | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     cache_dir: str,

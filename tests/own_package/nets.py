@@ -6,6 +6,15 @@ import torch
 from torch import Tensor, nn
 
 
+def centred(network: nn.Module, *shape: int) -> nn.Module:
+    """The network with the bias of its last layer such that several classes occur."""
+    head = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    with torch.no_grad():
+        logits = network.eval()(torch.randn(64, *shape))
+        head.bias.sub_(logits.transpose(0, 1).flatten(1).mean(dim=1))
+    return network
+
+
 def block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     """Depthwise and pointwise convolution, as in DS-CNN (Zhang et al. 2017, Hello Edge)."""
     return nn.Sequential(
@@ -19,14 +28,15 @@ def ds_cnn(num_classes: int) -> nn.Module:
     torch.manual_seed(0)
     first = nn.Sequential(nn.Conv2d(1, 16, (10, 4), 2, (5, 1), bias=False), nn.BatchNorm2d(16), nn.ReLU())
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
-    return nn.Sequential(first, block(16, 16), block(16, 16), head)
+    return centred(nn.Sequential(first, block(16, 16), block(16, 16), head), 1, 49, 10)
 
 
 def sensor_net(num_classes: int) -> nn.Module:
     """Sensors: (n, 6, 128)."""
     torch.manual_seed(0)
     layers = nn.Conv1d(6, 16, 5, padding=2), nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(16, 16, 5)
-    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, num_classes))
+    head = nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, num_classes)
+    return centred(nn.Sequential(*layers, *head), 6, 128)
 
 
 def autoencoder() -> nn.Module:
@@ -56,7 +66,7 @@ class UNet(nn.Module):
 
 def unet(num_classes: int) -> nn.Module:
     torch.manual_seed(0)
-    return UNet(num_classes)
+    return centred(UNet(num_classes), 3, 16, 16)
 
 
 class Detector(nn.Module):
