@@ -172,7 +172,7 @@ def test_a_crash_is_shown_as_failed_never_as_zero(
     original, calls = run.evaluate, itertools.count(1)
 
     def crashes_at_3_bits(*arguments):
-        if next(calls) == 3:  # after the float model and 8 bits
+        if next(calls) == 2:  # after 8 bits
             raise RuntimeError("the power went out")
         return original(*arguments)
 
@@ -257,7 +257,7 @@ def test_killed_and_started_again_ends_with_the_same_report(
     original, calls = run.evaluate, itertools.count(1)
 
     def evaluate(*arguments):
-        if next(calls) == 3:  # after the float model and the first point
+        if next(calls) == 2:  # after the first point
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments)
 
