@@ -31,7 +31,7 @@ class Sweep(Common):
     bits: Bits = MISSING
     weight_bits: Bits = MISSING
     activation_bits: Bits = MISSING
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: Any = field(default_factory=dict)
     fusion: Fusion = MISSING
     # omegaconf takes 8.5 for the int 8 and 2 for the bool True: these are checked with the values of groups.
     seed: Any = MISSING

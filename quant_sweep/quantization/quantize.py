@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from quant_sweep.calibration.one_pass import Calibration, choose_qparams
 from quant_sweep.engines import Auto, Engine
 from quant_sweep.errors import InputError
 from quant_sweep.observers import MinMax, Observer
-from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.quantization.assignment import checked_assignment, read_assignment
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width, assign_specs
 from quant_sweep.recovery import OnGrids, Recovery, Step, recover
 
 
@@ -41,7 +43,7 @@ def quantize(
     observer: Observer,
     weight_observer: Observer | None = None,
     scheme: Scheme = AFFINE,
-    overrides: Mapping[str, int] | None = None,
+    overrides: Mapping[str, Width] | str | Path | None = None,
     recovery: Sequence[Recovery] = (),
     engine: Engine | None = None,
 ) -> Quantized:
@@ -53,7 +55,7 @@ def quantize(
         observer: chooses the ranges of activations.
         weight_observer: those of weights; MinMax() if None.
         scheme: the kind of grids.
-        overrides: other widths for some tensors, see `BitWidths`.
+        overrides: other widths for some tensors, see `BitWidths`; or a file of them, see `read_assignment`.
         recovery: methods that win back what is lost, in their order; they see the images of the calibration.
         engine: what will compute; if None integer kernels where they compute exactly, else the simulation, as the
             command has it.
@@ -63,7 +65,10 @@ def quantize(
             a recovery has no images to see.
     """
     graph = calibration.graph
-    widths = BitWidths(_width(weight_bits, bits), _width(activation_bits, bits), overrides or {})
+    if isinstance(overrides, str | Path):
+        overrides = read_assignment(Path(overrides))
+    single = checked_assignment(overrides or {})
+    widths = BitWidths(_width(weight_bits, bits), _width(activation_bits, bits), single)
     specs = assign_specs(graph, scheme, widths)
     chosen = choose_qparams(calibration, specs, observer, weight_observer or MinMax())
     quantized, steps = OnGrids(graph, scheme.tied(graph, chosen)), tuple[Step, ...]()

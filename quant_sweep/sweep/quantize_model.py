@@ -88,7 +88,7 @@ def _sequential(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]
 def _one_pass(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]:
     point, graph, specs = prepared.point, prepared.graph, prepared.specs
     calibration = _calibration(prepared.model, point.fusion, prepared.images, point.device, point.settings["cache_dir"])
-    weight_specs = tuple((weight.name, specs[weight.name]) for weight in graph.weights)
+    weight_specs = tuple((weight.name, specs[weight.name]) for weight in graph.weights if weight.name in specs)
     weights = _weight_qparams(prepared.model, point.fusion, weight_specs, point.weight_observer)
     activations = choose_activation_qparams(calibration, specs, point.observer)
     return calibration, point.scheme.tied(graph, activations | weights)

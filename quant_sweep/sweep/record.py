@@ -55,7 +55,8 @@ def record_result(
     Those of a tensor with one scale are metrics too, `scale/<name>` and `zero_point/<name>`; of weights per channel
     they are in the table only.
     """
-    weight_bits = {weight.name: prepared.specs[weight.name].bits for weight in quantized.graph.weights}
+    weights = (weight.name for weight in quantized.graph.weights if weight.name in prepared.specs)
+    weight_bits = {name: prepared.specs[name].bits for name in weights}
     metrics = {
         **_measured(evaluation),
         "float_accuracy": baseline.accuracy,
