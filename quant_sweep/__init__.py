@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from quant_sweep.data import DataSet, ImageSet, calibration_indices
     from quant_sweep.engines import Engine, Int8, Integer, Simulate
     from quant_sweep.errors import InputError
+    from quant_sweep.evaluation.allocate import allocate
+    from quant_sweep.evaluation.budget import Budget
     from quant_sweep.evaluation.evaluate import Evaluation, evaluate
+    from quant_sweep.evaluation.search_widths import Allocation
     from quant_sweep.graph import Fusion, QuantGraph, capture
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AFFINE",
     "MSE",
+    "Allocation",
     "Bias",
+    "Budget",
     "Calibration",
     "DataSet",
     "Distill",
@@ -55,6 +60,7 @@ __all__ = [
     "Scheme",
     "Simulate",
     "__version__",
+    "allocate",
     "calibrate",
     "calibrate_sequentially",
     "calibration_indices",
@@ -70,7 +76,10 @@ _EXPORTS = {
     "data": ("DataSet", "ImageSet", "calibration_indices"),
     "engines": ("Engine", "Int8", "Integer", "Simulate"),
     "errors": ("InputError",),
+    "evaluation.allocate": ("allocate",),
+    "evaluation.budget": ("Budget",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "evaluation.search_widths": ("Allocation",),
     "graph": ("Fusion", "QuantGraph", "capture"),
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),

@@ -34,6 +34,7 @@ _CONFIGS = {
     "quant-sweep-report": "report_config",
     "quant-sweep-sensitivity": "sensitivity_config",
     "quant-sweep-explain": "explain_config",
+    "quant-sweep-allocate": "allocate_config",
 }
 _FEW_IMAGES = ["calibration.images=20", "calibration.batch_size=10"]
 

@@ -49,6 +49,15 @@ class Explain(Sweep):
 
 
 @dataclass
+class Allocate(Sweep):
+    """`conf/allocate_config.yaml`."""
+
+    budget: Any = field(default_factory=dict)
+    widths: Any = MISSING
+    steps: Any = MISSING
+
+
+@dataclass
 class Sensitivity(Sweep):
     """`conf/sensitivity_config.yaml`."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import Calibration, choose_qparams
 from quant_sweep.engines import Auto, Engine
 from quant_sweep.errors import InputError
@@ -70,17 +70,34 @@ def quantize(
     single = checked_assignment(overrides or {})
     widths = BitWidths(_width(weight_bits, bits), _width(activation_bits, bits), single)
     specs = assign_specs(graph, scheme, widths)
-    chosen = choose_qparams(calibration, specs, observer, weight_observer or MinMax())
-    quantized, steps = OnGrids(graph, scheme.tied(graph, chosen)), tuple[Step, ...]()
-    if recovery:
-        if calibration.batches is None:
-            raise InputError("recovery: it reads the images again; give calibrate() a list or tuple of batches")
-        recovered = recover(graph, quantized, calibration.batches, {str(i): step for i, step in enumerate(recovery)})
-        quantized, steps = recovered.on_grids(), tuple(recovered.steps.values())
+    quantized, steps = recovered(calibration, specs, observer, weight_observer or MinMax(), scheme, recovery)
     if engine is None:
         device = calibration.batches[0].device if calibration.batches else torch.device("cpu")
         engine = Auto().choose(graph, specs, device).engine
     return Quantized(engine.build(quantized.graph, quantized.qparams), quantized.qparams, steps)
+
+
+def recovered(
+    calibration: Calibration,
+    specs: Mapping[str, QuantSpec],
+    observer: Observer,
+    weight_observer: Observer,
+    scheme: Scheme,
+    recovery: Sequence[Recovery],
+) -> tuple[OnGrids, tuple[Step, ...]]:
+    """The network on its grids, recovered, and what each recovery did; for no engine in particular.
+
+    Raises:
+        InputError: as `quantize`.
+    """
+    graph = calibration.graph
+    quantized = OnGrids(graph, scheme.tied(graph, choose_qparams(calibration, specs, observer, weight_observer)))
+    if not recovery:
+        return quantized, ()
+    if calibration.batches is None:
+        raise InputError("recovery: it reads the images again; give calibrate() a list or tuple of batches")
+    made = recover(graph, quantized, calibration.batches, {str(i): step for i, step in enumerate(recovery)})
+    return made.on_grids(), tuple(made.steps.values())
 
 
 def _width(own: int | None, both: int | None) -> int:

@@ -23,7 +23,7 @@ from quant_sweep.engines import Auto, Flow
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Observer
-from quant_sweep.recovery import OnGrids, Step
+from quant_sweep.recovery import OnGrids, Recovered, Step
 from quant_sweep.sweep.build import LoadedModel
 from quant_sweep.sweep.content_key import summaries_key
 from quant_sweep.sweep.prepare import Prepared
@@ -61,9 +61,20 @@ def quantize_model(prepared: Prepared) -> QuantizedModel:
     calibration, qparams = _sequential(prepared) if prepared.point.sequential else _one_pass(prepared)
     seconds = time.perf_counter() - began
     recovered = recover_model(prepared, OnGrids(calibration.graph, qparams))
-    made = recovered.on_grids() if recovered.steps else recovered.quantized
+    made = _counted(recovered)
     network = engine.build(made.graph, made.qparams)
     return QuantizedModel(network, made.graph, made.qparams, calibration.summaries, seconds, recovered.steps)
+
+
+def on_grids(prepared: Prepared) -> OnGrids:
+    """The network as the point says, before any engine computes it."""
+    calibration, qparams = _sequential(prepared) if prepared.point.sequential else _one_pass(prepared)
+    return _counted(recover_model(prepared, OnGrids(calibration.graph, qparams)))
+
+
+def _counted(recovered: Recovered) -> OnGrids:
+    """With the weights that count, where a recovery left them beside their grids."""
+    return recovered.on_grids() if recovered.steps else recovered.quantized
 
 
 def _by_flow(prepared: Prepared, flow: Flow, began: float) -> QuantizedModel:
