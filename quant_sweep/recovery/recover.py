@@ -83,6 +83,7 @@ def recover(
     seen, kept_out = split_off(batches)
     for name, method in recoveries.items():
         result = recover_once(original, result, (seen, kept_out), name, method)
+        original = method.same_network(original) if result.steps[name].kept else original
     return result
 
 

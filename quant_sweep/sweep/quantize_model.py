@@ -27,7 +27,7 @@ from quant_sweep.recovery import OnGrids, Recovered, Step
 from quant_sweep.sweep.build import LoadedModel
 from quant_sweep.sweep.content_key import summaries_key
 from quant_sweep.sweep.prepare import Prepared
-from quant_sweep.sweep.recover_model import recover_model
+from quant_sweep.sweep.recover_model import float_network, recover_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,8 @@ class QuantizedModel:
         network: normalised images to logits.
         graph: the float network whose tensors lie on grids; after a recovery its weights already do.
         qparams: by tensor name.
-        summaries: by tensor name; empty where the flow keeps none.
+        summaries: by tensor name; empty where the flow keeps none, or where a recovery scaled the tensors since.
+        original: the float network that it is compared with.
         calibration_seconds: for this point; a pass that an earlier point made is not counted again.
         recovery: what each recovery did, by name; also what an earlier run did for this one.
     """
@@ -48,6 +49,7 @@ class QuantizedModel:
     qparams: Mapping[str, QParams]
     summaries: Mapping[str, Summary]
     calibration_seconds: float
+    original: QuantGraph
     recovery: Mapping[str, Step] = field(default_factory=dict)
 
 
@@ -63,7 +65,9 @@ def quantize_model(prepared: Prepared) -> QuantizedModel:
     recovered = recover_model(prepared, OnGrids(calibration.graph, qparams))
     made = _counted(recovered)
     network = engine.build(made.graph, made.qparams)
-    return QuantizedModel(network, made.graph, made.qparams, calibration.summaries, seconds, recovered.steps)
+    original = float_network(prepared, recovered.steps)
+    summaries = calibration.summaries if original is prepared.graph else {}
+    return QuantizedModel(network, made.graph, made.qparams, summaries, seconds, original, recovered.steps)
 
 
 def on_grids(prepared: Prepared) -> OnGrids:
@@ -81,7 +85,7 @@ def _by_flow(prepared: Prepared, flow: Flow, began: float) -> QuantizedModel:
     point, images = prepared.point, prepared.images
     observer = point.settings["observer"]["name"]
     network, qparams = flow.quantize(prepared.model.module, lambda: images.batches(point.device), observer)
-    return QuantizedModel(network, prepared.graph, qparams, {}, time.perf_counter() - began)
+    return QuantizedModel(network, prepared.graph, qparams, {}, time.perf_counter() - began, prepared.graph)
 
 
 def _sequential(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]:

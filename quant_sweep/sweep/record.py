@@ -70,7 +70,7 @@ def record_result(
             metrics[f"scale/{name}"] = grid.scale.item()
             metrics[f"zero_point/{name}"] = grid.zero_point.item()
     record.metrics(metrics)
-    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, prepared.graph)
+    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, quantized.original)
     record.table(csv_safe(table), "qparams.csv")
     record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
 
