@@ -30,7 +30,7 @@ from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, Network, QuantGraph, capture_float, with_quantizers
+from quant_sweep.graph import Fusion, Network, capture_float, with_quantizers
 from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.graph.operations import BatchNorm, Weighted
 from quant_sweep.observers import MinMax
@@ -209,19 +209,6 @@ def measure(name: str) -> Row:
         reference=sqnr_db(first_tensor(expected), reference),
         int8=int8,
     )
-
-
-def left_behind_layers(graph: QuantGraph) -> list[str]:
-    """BatchNorms that stayed although they directly follow a layer that nobody else reads."""
-    inner = graph.graph
-    return [
-        node.name
-        for node in inner.nodes
-        if isinstance(node.operation, BatchNorm)
-        and node.inputs[0] in inner.node
-        and isinstance(inner.node[node.inputs[0]].operation, Weighted)
-        and len(inner.readers[node.inputs[0]]) == 1
-    ]
 
 
 def rows(names: list[str], show: Callable[[Row], None]) -> Iterator[Row]:

@@ -12,6 +12,14 @@ from quant_sweep.cli.hydra_app import config_folder
 from quant_sweep.cli.schema import Report, Train, register
 from quant_sweep.cli.sweep_schema import Explain, Sensitivity, Sweep
 
+# The network of most tests of commands: names and shapes of ResNet-20, a third of its layers.
+RESNET8 = (
+    "model=custom",
+    "model.factory=quant_sweep.models.cifar_resnet:CifarResNet",
+    "model.kwargs={blocks: 1}",
+    "model.name=resnet8",
+)
+
 
 def composed(*overrides: str, config: str = "config") -> DictConfig:
     """What `quant-sweep OVERRIDES` would hand to its job."""

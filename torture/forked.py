@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 _CANNOT_WAIT = 120.0  # seconds after which a child is stuck
 
 
@@ -55,6 +57,7 @@ def start(work: Callable[[], None], folder: Path, log: Path) -> Child:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would raise KeyboardInterrupt in the middle of this
+        torch.set_num_threads(1)  # the threads that the parent had are not here
         os.chdir(folder)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)

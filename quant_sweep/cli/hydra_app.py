@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import functools
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -27,6 +29,7 @@ from quant_sweep.errors import InputError, printable
 from quant_sweep.sweep.choices import config_folder
 
 _IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_KEPT_CONFIGS = 100  # jobs, some 300 kB each
 # How SQLite, torch and safetensors tell of a full disk.
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
@@ -67,13 +70,30 @@ def run_hydra(
 
 @contextlib.contextmanager
 def _checked_composition(check_job: Callable[[DictConfig], None]) -> Iterator[None]:
-    """Look at every config that Hydra composes before Hydra builds anything of it; there is no hook for that."""
+    """Look at every config that Hydra composes before Hydra builds anything of it; there is no hook for that.
+
+    The config of a job is composed three times, by the check of the jobs and by Hydra's sweeper and launcher, each time
+    for as long as a point's evaluation may take. The last ones are kept and copied.
+    """
     compose = ConfigLoaderImpl.load_configuration
+    kept: OrderedDict[tuple[object, ...], DictConfig] = OrderedDict()
+
+    def composed(
+        loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **named: Any
+    ) -> DictConfig:
+        if run_mode != RunMode.RUN:
+            return compose(loader, config_name, overrides, run_mode, **named)
+        key = config_name, *overrides, *named.items()
+        if key not in kept:
+            kept[key] = compose(loader, config_name, overrides, run_mode, **named)
+            if len(kept) > _KEPT_CONFIGS:
+                kept.popitem(last=False)
+        return copy.deepcopy(kept[key])
 
     def checked(loader: ConfigLoaderImpl, *, run_mode: RunMode, **named: Any) -> DictConfig:
-        cfg = compose(loader, run_mode=run_mode, **named)
+        cfg = composed(loader, run_mode=run_mode, **named)
         check_hydra(cfg.hydra)
-        if run_mode == RunMode.MULTIRUN:
+        if run_mode == RunMode.MULTIRUN and named.get("validate_sweep_overrides", True):  # else Hydra asks for its mode
             check_jobs(loader, cfg, check_job)
         return cfg
 

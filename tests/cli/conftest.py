@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from configured import RESNET8
 from terminal import Outcome, Workspace, quick
 
 
@@ -14,16 +15,16 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture(scope="session")
 def training(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Outcome]:
-    """A workspace in which the command for it trained resnet20 on the digits for a moment."""
+    """A workspace in which the command for it trained resnet8 on the digits for a moment."""
     place = Workspace(tmp_path_factory.mktemp("training"))
-    return place, place.type("quant-sweep-train", "train.epochs=2", "device=cpu")
+    return place, place.type("quant-sweep-train", *RESNET8, "train.epochs=2", "device=cpu")
 
 
 @pytest.fixture(scope="session")
 def checkpoint(training: tuple[Workspace, Outcome]) -> Path:
     place, outcome = training
     assert outcome.code == 0, outcome.err
-    return place.folder / "outputs" / "train" / "resnet20-digits" / "best.safetensors"
+    return place.folder / "outputs" / "train" / "resnet8-digits" / "best.safetensors"
 
 
 @pytest.fixture

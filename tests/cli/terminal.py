@@ -3,9 +3,8 @@
 import contextlib
 import contextvars
 import io
+import itertools
 import logging
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,15 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
+from configured import RESNET8
 from hydra.core.global_hydra import GlobalHydra
 
 from quant_sweep.cli import allocate, explain, report, sensitivity, sweep, train
 from quant_sweep.sweep import build, prepare, quantize_model
 from quant_sweep.sweep.content_key import code_version
 from quant_sweep.tracking import read_runs
+from quant_sweep.tracking.failures import prepare_mlflow
+from torture import forked
 
 COMMANDS: dict[str, ModuleType] = {
     "quant-sweep": sweep,
@@ -35,6 +37,9 @@ CACHES = (
     prepare.draw_calibration_images,
     code_version,
 )
+
+
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,16 @@ class Workspace:
                     cache.cache_clear()
         return Outcome(code, out.getvalue(), err.getvalue())
 
-    def start(self, command: str, *arguments: str, prelude: str = "") -> subprocess.Popen[str]:
-        """Run a command here as a process of its own, after the statements of `prelude`."""
-        return subprocess.Popen(
-            [sys.executable, "-c", f"{prelude}\nfrom {COMMANDS[command].__name__} import main\nmain()", *arguments],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, command: str, *arguments: str) -> forked.Child:
+        """Run a command here in a child process, which has imported what this one has."""
+        prepare_mlflow()
+        log = self.folder / f"{next(_numbers)}.log"
+
+        def work() -> None:
+            GlobalHydra.instance().clear()
+            forked.command(COMMANDS[command].main, command, arguments)()
+
+        return forked.start(work, self.folder, log)
 
     def runs(self, kind: str = "point", experiment: str = "quant_sweep") -> pd.DataFrame:
         """What the store holds."""
@@ -99,5 +104,5 @@ class Workspace:
 
 
 def quick(checkpoint: Path) -> list[str]:
-    """Arguments of a run that takes a moment."""
-    return [f"model.checkpoint={checkpoint}", "calibration.images=64", "device=cpu"]
+    """Arguments of a run of `RESNET8` that takes a moment."""
+    return [*RESNET8, f"model.checkpoint={checkpoint}", "calibration.images=64", "device=cpu"]

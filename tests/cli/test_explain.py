@@ -25,9 +25,7 @@ def one_line(outcome: Outcome) -> str:
     ("layer", "more"),
     [
         ("conv1", []),
-        ("layer1.0.conv2", ["bits=4", "observer=fake_hist", "engine=simulate"]),
         ("layer2.0.conv1", ["fusion=none", "scheme=symmetric", "weight_bits=3", "calibration=sequential"]),
-        ("linear", ["fusion=bn", "bits=2", "weight_observer=mse", "overrides={input: 8}"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

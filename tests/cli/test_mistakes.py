@@ -23,15 +23,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("mistakes"))
 
 
+@pytest.fixture(scope="module")
+def weights(place: Workspace) -> Path:
+    """Weights that fit; that nobody trained them is not noticed before the first image."""
+    path = place.folder / "untrained.th"
+    torch.save(resnet20(num_classes=10, in_channels=1).state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def refused(place: Workspace, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+def refused(place: Workspace, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Types a command that must not get as far as the first image, and returns the one line it leaves."""
     for module, work in ((quantize_model, "calibrate"), (quantize_model, "calibrate_sequentially"), (run, "evaluate")):
         monkeypatch.setattr(module, work, lambda *_, name=work, **__: pytest.fail(f"{name} began"))
 
     def type_(*arguments: str, command: str = "quant-sweep") -> str:
-        weights = [] if any(a.startswith("model") for a in arguments) else [f"model.checkpoint={checkpoint}"]
-        outcome = place.type(command, *arguments, *weights)
+        model = [] if any(a.startswith("model") for a in arguments) else [f"model.checkpoint={weights}"]
+        outcome = place.type(command, *arguments, *model)
         if (place.folder / "mlruns" / "mlflow.db").exists():
             assert "finished" not in set(place.runs()["status"])
         return the_line(outcome, command)

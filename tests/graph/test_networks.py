@@ -1,16 +1,14 @@
 """Networks of timm and torchvision: captured as they are, BatchNorm folded, quantized as well as each layer alone."""
 
 import pytest
-import torch
 
-from benchmarks.networks import Row, left_behind_layers, measure
-from quant_sweep.graph import Fusion, capture
+from benchmarks.networks import Row, measure
 
 # Each for something that it has: a subclass of BatchNorm with its activation, squeeze-and-excitation, depthwise layers,
 # weight standardisation, branches that meet in sums and concatenations, attention, layer norm.
 NETWORKS = (  # noqa: SIM905
-    "resnet18d regnetx_002 mobilenetv3_small_100 repvgg_a0 ghostnet_100 resnetv2_18 nf_regnet_b0 convnext_atto "
-    "efficientvit_m0 vit_tiny_patch16_224 torchvision/shufflenet_v2_x0_5 torchvision/squeezenet1_1"
+    "resnet18d regnetx_002 mobilenetv3_small_100 repvgg_a0 lcnet_050 resnetv2_18 nf_regnet_b0 convnext_atto "
+    "levit_128s vit_tiny_patch16_224 torchvision/shufflenet_v2_x0_5 torchvision/squeezenet1_1"
 ).split()
 
 
@@ -20,17 +18,11 @@ def test_is_captured_and_quantized_like_each_layer_alone(name: str) -> None:
     row = measure(name)
     assert row == Row(**{**vars(row), "refused": ""}), row.refused
     assert row.apart < 1e-5
+    assert row.norms - row.folded == FREE_NORMS.get(name, 0)
     assert row.sqnr > row.reference - MOST_BELOW.get(name, 1.5)
 
 
 # Sums of two layers are rounded where an integer engine adds them, which layers alone do not: dB below, as measured.
 MOST_BELOW: dict[str, float] = {"regnetx_002": 4.0}
-
-
-def test_every_batch_norm_behind_a_layer_is_folded() -> None:
-    import timm
-
-    for name in ("regnetx_002", "levit_128s"):
-        model = timm.create_model(name, pretrained=False, num_classes=10)
-        graph = capture(model, torch.randn(2, 3, 224, 224), Fusion.conv_bn_relu)
-        assert left_behind_layers(graph) == []
+# BatchNorms that follow no layer, or a sum: how many of each network.
+FREE_NORMS = {"repvgg_a0": 17, "resnetv2_18": 9}

@@ -92,16 +92,17 @@ def test_against_all_codes(seed: int) -> None:
     found = cost(w, h, q, scale)[0]
     for channel in range(2):
         one = w[:, channel : channel + 1]
-        best = min(_least_over_scales(one[0, 0], h[0], codes) for codes in everything)
+        best = float(_least_over_scales(one[0, 0], h[0], everything).min())
         assert best - 1e-9 <= float(found[channel])
         plain = least_squared_error_scale(one, TERNARY)
         assert float(found[channel]) <= float(cost(one, h, nearest(one, plain, TERNARY), plain)) + 1e-9
 
 
-def _least_over_scales(w: Tensor, h: Tensor, q: Tensor) -> float:
-    """The least cost of codes over all scales: w H w - (q H w)^2 / q H q."""
-    along, size = q @ h @ w, q @ h @ q
-    return float(w @ h @ w - (along.square() / size if size > 0 and along > 0 else 0))
+def _least_over_scales(w: Tensor, h: Tensor, q: Tensor) -> Tensor:
+    """The least cost of codes (n, k) over all scales, (n,): w H w - (q H w)^2 / q H q."""
+    along, size = q @ h @ w, ((q @ h) * q).sum(dim=1)
+    won = along.square() / size
+    return w @ h @ w - torch.where((size > 0) & (along > 0), won, 0.0)
 
 
 def test_the_best_of_all_codes_is_found_where_weights_do_not_interact() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from configured import composed
+from configured import RESNET8, composed
 from omegaconf import DictConfig
 
-from quant_sweep.models import resnet20, write_checkpoint
+from quant_sweep.models import write_checkpoint
+from quant_sweep.models.cifar_resnet import CifarResNet
 from quant_sweep.sweep import run
 from quant_sweep.sweep.content_key import code_version, collector_version, content_key
 from quant_sweep.tracking import Tracker
@@ -37,10 +38,11 @@ def key_of(tmp_path_factory: pytest.TempPathFactory) -> KeyOf:
     folder = tmp_path_factory.mktemp("key")
     for seed in (0, 1):
         torch.manual_seed(seed)
-        write_checkpoint(folder / f"{seed}.safetensors", resnet20(num_classes=10, in_channels=1).state_dict(), {})
+        write_checkpoint(folder / f"{seed}.safetensors", CifarResNet(1, num_classes=10, in_channels=1).state_dict(), {})
 
     def ask(*overrides: str, weights: int = 0) -> str:
         cfg: DictConfig = composed(
+            *RESNET8,
             f"outputs_dir={folder}",
             f"model.checkpoint={folder}/{weights}.safetensors",
             "calibration.images=64",
@@ -111,7 +113,7 @@ def test_weights_change_the_key_not_their_place(key_of: KeyOf, tmp_path: Path) -
     assert key_of(weights=1) != key_of()
     torch.manual_seed(0)
     copy = tmp_path / "copy.safetensors"
-    write_checkpoint(copy, resnet20(num_classes=10, in_channels=1).state_dict(), {})
+    write_checkpoint(copy, CifarResNet(1, num_classes=10, in_channels=1).state_dict(), {})
     assert key_of(f"model.checkpoint={copy}") == key_of()
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from configured import composed
+from configured import RESNET8, composed
 from omegaconf import DictConfig
 from small_networks import shaken
 
 from quant_sweep.errors import InputError
-from quant_sweep.models import resnet20, write_checkpoint
+from quant_sweep.models import write_checkpoint
+from quant_sweep.models.cifar_resnet import CifarResNet
 from quant_sweep.recovery import Bias, Distill, OnGrids, Reconstruct, Recovered
 from quant_sweep.sweep import recover_model
 from quant_sweep.sweep.build import open_tracker
@@ -29,8 +30,9 @@ FAST = ("recovery.reconstruct.rows=200", "recovery.reconstruct.sweeps=1")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("recover")
     torch.manual_seed(0)
-    write_checkpoint(folder / "weights", shaken(resnet20(num_classes=10, in_channels=1)).state_dict(), {})
+    write_checkpoint(folder / "weights", shaken(CifarResNet(1, num_classes=10, in_channels=1)).state_dict(), {})
     return lambda *overrides: composed(
+        *RESNET8,
         *(f"outputs_dir={folder}", f"model.checkpoint={folder}/weights", f"tracking.artifacts={folder}/artifacts"),
         *(f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.lock_dir={folder}/locks", "device=cpu"),
         *("calibration.images=32", "calibration.batch_size=16", "calibration.balanced=false", "bits=4"),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from configured import composed
+from configured import RESNET8, composed
 from omegaconf import DictConfig
 from small_networks import shaken
 from torch import nn
@@ -16,7 +16,8 @@ from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.data import digits, draw_calibration_images
 from quant_sweep.evaluation.evaluate import evaluate
 from quant_sweep.graph import Fusion, capture
-from quant_sweep.models import resnet20, write_checkpoint
+from quant_sweep.models import write_checkpoint
+from quant_sweep.models.cifar_resnet import CifarResNet
 from quant_sweep.observers import FakeHist, MinMax
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.sweep import quantize_model, record, run
@@ -30,7 +31,7 @@ Config = Callable[..., DictConfig]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    model = shaken(resnet20(num_classes=10, in_channels=1))
+    model = shaken(CifarResNet(1, num_classes=10, in_channels=1))
     write_checkpoint(place / "weights.safetensors", model.state_dict(), {})
     return place
 
@@ -41,6 +42,7 @@ def config(folder: Path, request: pytest.FixtureRequest) -> Config:
 
     def make(*overrides: str) -> DictConfig:
         return composed(
+            *(() if "model=custom" in overrides else RESNET8),
             f"outputs_dir={folder}",
             f"model.checkpoint={folder}/weights.safetensors",
             f"tracking.uri=sqlite:///{folder}/mlflow.db",
@@ -139,7 +141,7 @@ def test_nan_logits_fail_the_run(config: Config, monkeypatch: pytest.MonkeyPatch
         ["calibration=sequential", "calibration.update_batch_norm=true", "fusion=none", "scheme=symmetric"],
         ["calibration=sequential", "observer=moving_average"],
         ["engine=builtin", "observer=hist"],
-        ["experiment=original", "row=hist_as_coded_4", "data=digits", "model=resnet20"],
+        ["experiment=original", "row=hist_as_coded_4", "data=digits"],
         ["fusion=bn", "observer=entropy", "weight_observer=mse", "weight_bits=3"],
     ],
     ids=lambda overrides: overrides[0],

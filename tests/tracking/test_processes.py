@@ -14,20 +14,40 @@ import pytest
 from filelock import FileLock, Timeout
 from test_store import free_port, open_tracker
 
-WORKER = Path(__file__).with_name("worker.py")
+from quant_sweep.tracking.failures import prepare_mlflow
+from torture import forked
+from torture.forked import Child
 
 
-def start(mode: str, folder: Path, *keys: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(WORKER), mode, str(folder), *keys]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(mode: str, folder: Path, *keys: str) -> Child:
+    """A process that works on keys and prints each that it did."""
+
+    def work() -> None:
+        tracker = open_tracker(folder)
+        parent = tracker.sweep("sweep")
+        for key in keys:
+            with tracker.lock(key):
+                if tracker.find_finished(key) is not None:
+                    continue
+                with tracker.record(kind="point", key=key, name=key, params={"bits": 4}, parent=parent) as recorder:
+                    recorder.metrics({"accuracy": 50.0})
+                    if mode == "die":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    if mode == "hang":
+                        print(recorder.run_id, flush=True)
+                        sleep(600)
+            print(key, flush=True)
+
+    prepare_mlflow()  # imported once, not by each child
+    return forked.start(work, folder, folder / f"{mode}-{'-'.join(keys)}.log")
 
 
 def test_four_processes_on_a_store_that_does_not_exist(tmp_path: Path) -> None:
     keys = ["a", "b", "c", "d", "e"]
     workers = [start("work", tmp_path, *keys[turn:], *keys[:turn]) for turn in range(4)]
-    outputs = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, outputs
-    assert sorted("".join(out for out, _ in outputs).split()) == keys
+    codes, outputs = [worker.wait() for worker in workers], [worker.log.read_text() for worker in workers]
+    assert codes == [0] * 4, outputs
+    assert sorted("".join(outputs).split()) == keys
 
     runs = open_tracker(tmp_path).runs()
     points = runs[runs["kind"] == "point"]
@@ -39,14 +59,14 @@ def test_four_processes_on_a_store_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_nothing_finished_and_no_lock(tmp_path: Path) -> None:
     dead = start("die", tmp_path, "a")
-    dead.communicate(timeout=60)
-    assert dead.returncode == -signal.SIGKILL
+    assert dead.wait() == -signal.SIGKILL
     tracker = open_tracker(tmp_path)
     assert tracker.find_finished("a") is None
     assert list(tracker.runs().query("kind == 'point'")["status"]) == ["running"]
 
     second = start("work", tmp_path, "a")
-    assert second.communicate(timeout=60)[0].split() == ["a"]
+    assert second.wait() == 0
+    assert second.log.read_text().split() == ["a"]
     assert tracker.find_finished("a") is not None
     assert list(tracker.runs().query("kind == 'point'")["status"]) == ["killed", "finished"]
 
@@ -54,13 +74,15 @@ def test_a_killed_process_leaves_nothing_finished_and_no_lock(tmp_path: Path) ->
 def test_a_key_is_taken_while_another_process_works_on_it(tmp_path: Path) -> None:
     other = start("hang", tmp_path, "a")
     try:
-        assert other.stdout is not None
-        assert other.stdout.readline().strip()
+        end = monotonic() + 60
+        while not (other.log.exists() and other.log.read_text().strip()):
+            assert monotonic() < end
+            sleep(0.05)
         with pytest.raises(Timeout):
             FileLock(tmp_path / "locks" / "a.lock").acquire(timeout=0.2)
     finally:
-        other.kill()
-        other.communicate()
+        other.send(signal.SIGKILL)
+        other.wait()
     with open_tracker(tmp_path).lock("a"):
         pass  # free again
 

@@ -3,7 +3,6 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 from unittest.mock import patch
 
 import pandas as pd
@@ -223,16 +222,6 @@ def test_an_empty_experiment_has_the_head_columns(tracker: Tracker) -> None:
     runs = tracker.runs()
     assert runs.empty
     assert {"run_id", "kind", "key", "status", "start_time", "error"} <= set(runs.columns)
-
-
-def test_find_finished_stays_fast(tracker: Tracker) -> None:
-    for index in range(60):
-        with tracker.record(kind="point", key=f"k{index}", name="n", params={"bits": 4}) as recorder:
-            recorder.metrics({f"scale/layer{i}": 1.0 for i in range(120)})
-    begin = perf_counter()
-    for index in range(20):
-        assert tracker.find_finished(f"k{index}") is not None
-    assert (perf_counter() - begin) / 20 < 0.1  # measured: 0.01 s
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:
