@@ -64,7 +64,7 @@ def allocate_bits(cfg: DictConfig) -> None:
         with tracker.record(kind="allocation", key=key, name=name, params=point.params(), tags=point.tags()) as record:
             record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
             found = allocate_model(search, budget, point.settings["steps"])
-            table = _table(search, found, name, budget, folder)
+            table = _table(search, found, " ".join(_subject(point)), budget, folder)
             report = build_allocation_report(table, folder)
             write_assignment(folder / ASSIGNMENT, found.chosen.widths, f"{name}\n{table.command}")
             record.metrics(_metrics(found))
@@ -113,7 +113,7 @@ def _metrics(found: Allocation) -> dict[str, float]:
     return {**measured, **_costs(chosen), **bits}
 
 
-def _table(search: Search, found: Allocation, name: str, budget: Budget, folder: Path) -> AllocationTable:
+def _table(search: Search, found: Allocation, title: str, budget: Budget, folder: Path) -> AllocationTable:
     rows = pd.DataFrame(
         [
             {
@@ -142,4 +142,4 @@ def _table(search: Search, found: Allocation, name: str, budget: Budget, folder:
     typed = [word for word in HydraConfig.get().overrides.task if re.split(r"[.=]", word.lstrip("+~"))[0] not in _OWN]
     bits = [] if any(word.startswith("bits=") for word in typed) else [f"bits={budget.like_uniform or 8}"]
     command = shlex.join(["quant-sweep", *bits, *typed, f"overrides={folder / ASSIGNMENT}"])
-    return AllocationTable(name.removeprefix("allocate "), str(budget), found.images, rows, tensors, command)
+    return AllocationTable(title, str(budget), found.images, rows, tensors, command)
