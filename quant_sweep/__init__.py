@@ -20,8 +20,21 @@ if TYPE_CHECKING:
     from quant_sweep.evaluation.allocate import allocate
     from quant_sweep.evaluation.budget import Budget
     from quant_sweep.evaluation.evaluate import Evaluation, evaluate
+    from quant_sweep.evaluation.metrics import (
+        PSNR,
+        Agreement,
+        Custom,
+        LogitSQNR,
+        MeanIoU,
+        Metric,
+        SquaredError,
+        Top1,
+        TopK,
+        metric,
+    )
     from quant_sweep.evaluation.search_widths import Allocation
     from quant_sweep.graph import Fusion, QuantGraph, capture
+    from quant_sweep.models.packed import packed, takes_packed
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
     from quant_sweep.quantization.quantize import Quantized, quantize
     from quant_sweep.quantization.scheme import AFFINE, Scheme
@@ -32,10 +45,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AFFINE",
     "MSE",
+    "PSNR",
+    "Agreement",
     "Allocation",
     "Bias",
     "Budget",
     "Calibration",
+    "Custom",
     "DataSet",
     "Distill",
     "Engine",
@@ -48,6 +64,9 @@ __all__ = [
     "InputError",
     "Int8",
     "Integer",
+    "LogitSQNR",
+    "MeanIoU",
+    "Metric",
     "MinMax",
     "MovingAverage",
     "Observer",
@@ -59,6 +78,9 @@ __all__ = [
     "Recovery",
     "Scheme",
     "Simulate",
+    "SquaredError",
+    "Top1",
+    "TopK",
     "__version__",
     "allocate",
     "calibrate",
@@ -66,7 +88,10 @@ __all__ = [
     "calibration_indices",
     "capture",
     "evaluate",
+    "metric",
+    "packed",
     "quantize",
+    "takes_packed",
 ]
 
 _EXPORTS = {
@@ -79,8 +104,12 @@ _EXPORTS = {
     "evaluation.allocate": ("allocate",),
     "evaluation.budget": ("Budget",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "evaluation.metrics": (
+        *("PSNR", "Agreement", "Custom", "LogitSQNR", "MeanIoU", "Metric", "SquaredError", "Top1", "TopK", "metric"),
+    ),
     "evaluation.search_widths": ("Allocation",),
     "graph": ("Fusion", "QuantGraph", "capture"),
+    "models.packed": ("packed", "takes_packed"),
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),
     "quantization.quantize": ("Quantized", "quantize"),
     "quantization.scheme": ("AFFINE", "Scheme"),

@@ -27,7 +27,7 @@ from quant_sweep.sweep.build import new_model, plain
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
-_FENCE = re.compile(r"^```(?:sh|bash)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CONFIGS = {
     "quant-sweep": "config",
     "quant-sweep-train": "train_config",
@@ -71,7 +71,9 @@ def documented_commands() -> Iterator[Command]:
     NAME="..." is what $NAME stands for from there on."""
     for document in DOCUMENTS:
         variables: dict[str, str] = {}
-        for block in _FENCE.findall(document.read_text() if document.exists() else ""):
+        for language, block in _FENCE.findall(document.read_text() if document.exists() else ""):
+            if language not in ("", "sh", "bash"):
+                continue
             for line in block.replace("\\\n", " ").splitlines():
                 if set_to := re.fullmatch(r'(\w+)="(.*)"', line):
                     variables[set_to[1]] = set_to[2]
@@ -161,18 +163,18 @@ def _write_images(root: Path) -> None:
 
 
 def _write_package(folder: Path) -> None:
-    """The module of one's own that the documents speak of."""
+    """The package of one's own that the documents speak of: that of the tests, and what they show of it."""
     package = folder / "my_package"
     package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "nets.py").write_text(
-        "from torchvision.models import resnet18\n\n\n"
-        "def build(num_classes):\n    return resnet18(num_classes=num_classes)\n"
-    )
-    (package / "data.py").write_text(
-        "import torch\n\n\n"
-        "def build():\n    split = torch.randn(20, 3, 32, 32), torch.arange(20) % 10\n    return split, split\n"
-    )
+    for source in (ROOT / "tests" / "own_package").glob("*.py"):
+        (package / source.name).write_text(source.read_text().replace("own_package", "my_package"))
+    with (package / "nets.py").open("a") as file:
+        file.write("\n\nfrom torchvision.models import resnet18 as build\n")
+    with (package / "data.py").open("a") as file:
+        file.write("\n\nPAIR = noise(3, 32, 32, seed=0), torch.arange(64) % 10\n\n\n")
+        file.write("def build():\n    return PAIR, PAIR\n\n\n")
+        (shown,) = re.findall(r"# my_package/data.py\n(.*?)```", (ROOT / "docs/own-network.md").read_text(), re.DOTALL)
+        file.write(shown)
 
 
 def _write_arrays(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph import INPUT, Graph, QuantGraph
+from quant_sweep.graph import INPUT, Fusion, Graph, QuantGraph, capture_float, with_quantizers
+from quant_sweep.graph.capture import Captured
 from quant_sweep.graph.operations import Operation
 from quant_sweep.models import resnet20
 
@@ -64,6 +65,21 @@ def shaken(model: nn.Module) -> nn.Module:
 
 def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def _captured_float(make: Callable[[], nn.Module], size: int) -> Captured:
+    return capture_float(make(), images(2, size=size))
+
+
+def captured(make: Callable[[], nn.Module], fusion: Fusion, size: int = 16) -> QuantGraph:
+    """The graph of a network for images of 3 channels, exported once for all tests of a process: that is what costs.
+
+    Its constants are the caller's own.
+    """
+    found = _captured_float(make, size)
+    constants = {name: value.clone() for name, value in found.graph.constants.items()}
+    return with_quantizers(replace(found, graph=replace(found.graph, constants=constants)), fusion)
 
 
 @dataclass(frozen=True)

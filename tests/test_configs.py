@@ -30,6 +30,7 @@ SWEEP_GROUPS = [
     "scheme",
     "engine",
     "calibration",
+    "metric",
     "recovery",
     "tracking",
     "experiment",

@@ -21,18 +21,18 @@ from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.sensitivity import measure_sensitivity, own_sqnr_db
 from quant_sweep.report import SensitivityTable, build_sensitivity_report
+from quant_sweep.report.measured import Metric
 from quant_sweep.report.terminal import print_document
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
-from quant_sweep.sweep.point import Point, read_point
-from quant_sweep.sweep.prepare import prepare
+from quant_sweep.sweep.point import read_point
+from quant_sweep.sweep.prepare import Prepared, prepare
 from quant_sweep.sweep.quantize_model import QuantizedModel, quantize_model
 from quant_sweep.tracking import FinishedRun, Tracker
 
 log = logging.getLogger(__name__)
 
 _TABLE, _CHART = "sensitivity.csv", "sensitivity.png"
-_PER_PART = ("accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db")
 
 
 def main() -> None:
@@ -57,12 +57,14 @@ def rank_layers(cfg: DictConfig) -> None:
         raise InputError(f"recovery={named}: each tensor is quantized alone here, as it is; use recovery=none")
     tracker = open_tracker(cfg)
     prepared = prepare(point)
+    point = prepared.point
+    metric = Metric.of(point.tags())
     chosen = draw_test_images(prepared.data, point.settings["images"], point.settings["seed"])
     key = content_key({"sensitivity": True, **prepared.contents(), "chosen": _digest(chosen)})
     folder = Path(cfg.outputs_dir) / "sensitivity" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', str(point))}_{key[:6]}"
     with tracker.lock(key):
         finished = None if cfg.force else tracker.find_finished(key)
-        recorded = _recorded(tracker, finished) if finished is not None else None
+        recorded = _recorded(tracker, finished, metric) if finished is not None else None
         if finished is not None and recorded is not None:
             log.info("%s: skipped, same key finished as run %s", point, finished.run_id)
             report = build_sensitivity_report(recorded, folder)
@@ -71,7 +73,7 @@ def rank_layers(cfg: DictConfig) -> None:
                 kind="sensitivity", key=key, name=str(point), params=point.params(), tags=point.tags()
             ) as record:
                 record.text(OmegaConf.to_yaml(dict(point.shown)), "config.yaml")
-                table = _measure(quantize_model(prepared), point, prepared.data, chosen)
+                table = _measure(quantize_model(prepared), prepared, chosen, metric)
                 record.metrics(_metrics(table))
                 report = build_sensitivity_report(table, folder)
                 for name in (_TABLE, _CHART):
@@ -92,38 +94,44 @@ def draw_test_images(data: DataSet, count: Any, seed: int) -> Tensor:
     Raises:
         InputError: count is neither.
     """
-    there = len(data.test.labels)
+    there = len(data.test)
     if count in (None, "all"):
         count = there
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(f"images={count}: allowed are whole numbers from 1, and all for the {there} test images")
-    return balanced_indices(data.test.labels, min(count, there), seed).sort().values
+    return balanced_indices(data.test.strata, min(count, there), seed).sort().values
 
 
-def _measure(quantized: QuantizedModel, point: Point, data: DataSet, chosen: Tensor) -> SensitivityTable:
+def _measure(quantized: QuantizedModel, prepared: Prepared, chosen: Tensor, metric: Metric) -> SensitivityTable:
+    point, data, test = prepared.point, prepared.data, prepared.data.test
     batches = chosen.split(point.settings["batch_size"])
     measured = measure_sensitivity(
         quantized.graph,
         quantized.qparams,
-        ((data.normalize(data.test.images[i].to(point.device)), data.test.labels[i]) for i in batches),
+        (
+            (data.normalize(test.images[i].to(point.device)), None if test.labels is None else test.labels[i])
+            for i in batches
+        ),
+        point.metric,
     )
     rows = measured.table(own_sqnr_db(quantized.graph, quantized.qparams, quantized.summaries))
-    return SensitivityTable(str(point), measured.images, len(data.test.labels), measured.float_accuracy, rows)
+    return SensitivityTable(str(point), measured.images, len(test), measured.float_value, rows, metric)
 
 
 def _metrics(table: SensitivityTable) -> dict[str, float]:
-    """`logit_kl/<part>` and its kind; a ratio without noise is infinite, and then in the table only."""
+    """`logit_kl/<part>` and its like; a ratio without noise is infinite, and then in the table only."""
     metrics = {"test_images": table.images, "test_images_available": table.test_images}
     per_part = {
         f"{column}/{row['name']}": float(row[column])
         for row in table.rows.to_dict("records")
-        for column in _PER_PART
-        if math.isfinite(row[column])
+        for column in row
+        if column not in ("name", "kind", "tensors") and math.isfinite(row[column])
     }
-    return {**metrics, "float_accuracy": table.float_accuracy, **per_part}
+    value = {} if table.float_value is None else {f"float_{table.metric.name}": table.float_value}
+    return {**metrics, **value, **per_part}
 
 
-def _recorded(tracker: Tracker, run: FinishedRun) -> SensitivityTable | None:
+def _recorded(tracker: Tracker, run: FinishedRun, metric: Metric) -> SensitivityTable | None:
     """What a finished run measured; None where its table is damaged or gone, and to be measured again."""
     images, there = (int(run.metrics[name]) for name in ("test_images", "test_images_available"))
     path = tracker.load_artifact(run.run_id, _TABLE)
@@ -131,7 +139,7 @@ def _recorded(tracker: Tracker, run: FinishedRun) -> SensitivityTable | None:
         log.warning("run %s: its %s is damaged; it is measured again", run.run_id, _TABLE)
         return None
     rows = pd.read_csv(path)
-    return SensitivityTable(run.name, images, there, run.metrics["float_accuracy"], rows)
+    return SensitivityTable(run.name, images, there, run.metrics.get(f"float_{metric.name}"), rows, metric)
 
 
 def _digest(indices: Tensor) -> str:

@@ -27,6 +27,7 @@ class Sweep(Common):
     scheme: Any = MISSING
     engine: Any = MISSING
     calibration: Any = MISSING
+    metric: Any = MISSING
     recovery: dict[str, Any] = field(default_factory=dict)
     bits: Bits = MISSING
     weight_bits: Bits = MISSING

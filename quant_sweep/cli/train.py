@@ -47,6 +47,8 @@ def train_model(cfg: DictConfig) -> None:
     device = resolve_device(settings["device"])
     tracker = open_tracker(cfg)
     data = load_data(settings["data"])
+    if data.train.labels is not data.train.strata:
+        raise InputError(f"data={settings['data']['name']}: has no class for each sample, which training needs")
     check_fits(config, data)
     torch.manual_seed(config.seed)  # factories draw the initial weights from torch's global stream
     model = new_model(settings["model"], len(data.classes), data.channels)

@@ -9,6 +9,7 @@ from quant_sweep.data.base import DataSet, ImageSet
 from quant_sweep.data.calibration_images import CalibrationImages, draw_calibration_images
 from quant_sweep.data.from_factory import custom
 from quant_sweep.data.image_folder import imagefolder
+from quant_sweep.data.pictures import pictures
 from quant_sweep.data.scikit_digits import digits
 from quant_sweep.data.subset import balanced_indices, calibration_indices
 from quant_sweep.data.torchvision_cifar10 import cifar10
@@ -25,4 +26,5 @@ __all__ = [
     "digits",
     "draw_calibration_images",
     "imagefolder",
+    "pictures",
 ]

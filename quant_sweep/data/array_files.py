@@ -1,4 +1,4 @@
-"""A person's own data in two files, npz or safetensors, of `inputs` and `labels`."""
+"""A person's own data in two files, npz or safetensors, of `inputs` and, if there are any, `labels`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quant_sweep.data.base import DataSet
 from quant_sweep.data.samples import content_of, named
 from quant_sweep.errors import InputError
 
-_ALLOWED = "allowed: a file .npz or .safetensors that holds inputs and labels"
+_ALLOWED = "allowed: a file .npz or .safetensors that holds inputs, and labels if there are any"
 
 
 def arrays(
@@ -26,17 +26,17 @@ def arrays(
 
     Args:
         train, test: paths. Each file holds `inputs`, uint8 (n, channels, height, width) or float (n, ...), and
-            `labels`, whole numbers (n,).
+            `labels`, see `samples`, if there are any.
         mean, std: see `DataSet`; of uint8 images only.
 
     Raises:
         InputError: a file cannot be read or holds something else, or mean and std do not fit.
     """
-    splits = [_read(key, path) for key, path in (("data.train", train), ("data.test", test))]
+    splits = _read("data.train", train), _read("data.test", test)
     return named(name, content_of(f"data.train={train} data.test={test}", *splits), mean, std)
 
 
-def _read(key: str, path: str | None) -> tuple[Tensor, Tensor]:
+def _read(key: str, path: str | None) -> Tensor | tuple[Tensor, Tensor]:
     if path is None:
         raise InputError(f"{key}=null: no file given; {_ALLOWED}")
     file = Path(path).expanduser()
@@ -44,7 +44,7 @@ def _read(key: str, path: str | None) -> tuple[Tensor, Tensor]:
         raise InputError(f"{key}={path}: no such file; {_ALLOWED}")
     try:
         found = _npz(file) if file.suffix == ".npz" else load_file(file)
-        return found["inputs"], found["labels"]
+        return (found["inputs"], found["labels"]) if "labels" in found else found["inputs"]
     except KeyError as error:
         raise InputError(f"{key}={path}: holds no {error}; {_ALLOWED}") from error
     except (OSError, ValueError, TypeError, SafetensorError, zipfile.BadZipFile) as error:

@@ -26,11 +26,24 @@ class ImageSet:
     """The images of one split.
 
     images: uint8 (n, channels, height, width), or float32 (n, ...), the network's input as it is.
-    labels: int64, (n,), an index into the classes.
+    labels: int64 (n,), an index into the classes; whole numbers (n, ...), one for each position; float32 (n, ...),
+        numbers that the network should return; or None.
+    parts: shapes of the inputs where a network takes several; they lie side by side, and images is (n, numbers).
     """
 
     images: Tensor
-    labels: Tensor
+    labels: Tensor | None = None
+    parts: tuple[tuple[int, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def strata(self) -> Tensor:
+        """The class of each sample, int64 (n,), for draws that shall be balanced; without classes it is one for all."""
+        if self.labels is not None and self.labels.dim() == 1 and not self.labels.is_floating_point():
+            return self.labels
+        return torch.zeros(len(self), dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +63,7 @@ class Decoded:
 class DataSet:
     """A named image set with the normalisation that its network expects.
 
+    classes: their names; none where the labels are no classes.
     mean, std: one number per channel, of pixel values in [0, 1]; none where the inputs are float32.
     fingerprint: sha256 hex over images, labels and classes of both splits, mean and std.
     """
@@ -64,7 +78,9 @@ class DataSet:
 
     @property
     def channels(self) -> int:
-        """Length of axis 1 of the inputs."""
+        """Length of axis 1 of the inputs, or of the first of them."""
+        if self.train.parts:
+            return self.train.parts[0][0] if self.train.parts[0] else 1
         return self.train.images.shape[1] if self.train.images.dim() > 1 else 1
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -110,13 +126,15 @@ def with_digest(classes: Sequence[str], train: ImageSet, test: ImageSet, digest:
 
 def stored_form(classes: Sequence[str], train: ImageSet, test: ImageSet) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the text that a cache file holds, and that the digest is made of."""
-    tensors = {
-        "train.images": train.images,
-        "train.labels": train.labels,
-        "test.images": test.images,
-        "test.labels": test.labels,
-    }
-    return tensors, {"classes": json.dumps(list(classes))}
+    tensors = {"train.images": train.images, "test.images": test.images}
+    labels = {"train.labels": train.labels, "test.labels": test.labels}
+    tensors |= {name: tensor for name, tensor in labels.items() if tensor is not None}
+    return tensors, {"classes": json.dumps(list(classes)), **parts_text(train.parts)}
+
+
+def parts_text(parts: Sequence[Sequence[int]]) -> dict[str, str]:
+    """The text of the shapes of several inputs; none of one."""
+    return {"parts": json.dumps([list(part) for part in parts])} if parts else {}
 
 
 def data_set(name: str, content: Decoded, mean: Sequence[float], std: Sequence[float]) -> DataSet:
@@ -164,6 +182,19 @@ def check_size(key: str, size: int) -> int:
     return size
 
 
+def check_sizes(size: int, resize: int | None) -> int:
+    """Check `data.size` and `data.resize`; returns the second, which is the first where it is None.
+
+    Raises:
+        InputError: one is no number of pixels, or what is resized is smaller than what is cut out of it.
+    """
+    check_size("data.size", size)
+    resize = size if resize is None else check_size("data.resize", resize)
+    if resize < size:
+        raise InputError(f"data.resize={resize}: smaller than data.size; allowed: at least {size}, or null")
+    return resize
+
+
 def _check_split(split: ImageSet, classes: int) -> None:
     images, labels = split.images, split.labels
     if images.dtype != torch.float32 and (images.dtype != torch.uint8 or images.dim() != 4):
@@ -171,9 +202,14 @@ def _check_split(split: ImageSet, classes: int) -> None:
             "images must be uint8 (n, channels, height, width) or float32 (n, ...), "
             f"got {images.dtype} {tuple(images.shape)}"
         )
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+    if labels is None or labels.dtype == torch.float32:
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"labels must be float32 ({len(images)}, ...), got {tuple(labels.shape)}")
+        return
+    of_positions = labels.dim() > 1 and labels.dtype in (torch.uint8, torch.int64)
+    if not (of_positions or labels.dtype == torch.int64) or labels.shape[:1] != images.shape[:1]:
         raise ValueError(f"labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    if not of_positions and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels must lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
 
 

@@ -28,9 +28,13 @@ def decoded_once(
     Raises:
         InputError: cache_dir cannot be written. Known before decoding starts, except for a disk that fills up.
     """
+    return made_once(path_of(kind, source, cache_dir), read_intact, decode, write)
+
+
+def path_of(kind: str, source: Mapping[str, object], cache_dir: str | Path) -> Path:
+    """The cache file of what `source` stands for; arguments as those of `decoded_once`."""
     key = hashlib.sha256(json.dumps({"format": FORMAT, **source}, sort_keys=True).encode()).hexdigest()
-    path = Path(cache_dir).expanduser() / "data" / f"{kind}-{key[:32]}.safetensors"
-    return made_once(path, read_intact, decode, write)
+    return Path(cache_dir).expanduser() / "data" / f"{kind}-{key[:32]}.safetensors"
 
 
 def read_intact(path: Path) -> Decoded | None:
@@ -39,8 +43,9 @@ def read_intact(path: Path) -> Decoded | None:
     if stored is None:
         return None
     try:
+        parts = tuple(tuple(part) for part in json.loads(stored.text.get("parts", "[]")))
         train, test = (
-            ImageSet(stored.tensors[f"{split}.images"], stored.tensors[f"{split}.labels"])
+            ImageSet(stored.tensors[f"{split}.images"], stored.tensors.get(f"{split}.labels"), parts)
             for split in ("train", "test")
         )
         return with_digest(json.loads(stored.text["classes"]), train, test, stored.digest)

@@ -72,5 +72,5 @@ def draw_calibration_images(
     """
     if augment and data.train.images.dtype != torch.uint8:
         raise InputError("calibration.augment=true: the inputs are no uint8 images; allowed is false")
-    indices = calibration_indices(data.train.labels, count, seed, balanced)
+    indices = calibration_indices(data.train.strata, count, seed, balanced)
     return CalibrationImages(data, indices, batch_size, seed if augment else None)

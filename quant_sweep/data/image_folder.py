@@ -7,19 +7,16 @@ folder. Hidden files and files whose ending names no image format are passed ove
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import PIL
 import torch
-from PIL import Image
 
-from quant_sweep.data.base import DataSet, Decoded, ImageSet, check_normalization, check_size, data_set, decoded
+from quant_sweep.data.base import DataSet, Decoded, ImageSet, check_normalization, check_sizes, data_set, decoded
 from quant_sweep.data.cache import decoded_once
-from quant_sweep.data.decode import decode_images
+from quant_sweep.data.image_files import decode_usable, existing, image_files, listing_digest
 from quant_sweep.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -27,8 +24,6 @@ log = logging.getLogger(__name__)
 LAYOUT = "allowed: a folder with train/<class>/ and test/<class>/ full of images"
 
 TEST_SPLITS = ("test", "val", "validation")
-
-_NAMED = 10  # broken files that are named one by one
 
 # Class -> its image files relative to root, both sorted. Strings, because sorting 60,000 Paths takes a second.
 Files = dict[str, list[str]]
@@ -62,11 +57,8 @@ def imagefolder(
             file that cannot be decoded, a bad size, mean or std, or a cache_dir that cannot be written.
     """
     check_normalization(mean, std, channels=3)
-    check_size("data.size", size)
-    resize = size if resize is None else check_size("data.resize", resize)
-    if resize < size:
-        raise InputError(f"data.resize={resize}: smaller than data.size; allowed: at least {size}, or null")
-    folder = _existing(root)
+    resize = check_sizes(size, resize)
+    folder = existing(root, LAYOUT)
     train_split, test_split = _splits(folder, train_split, test_split)
     try:
         train, test = scan_split(folder, train_split), scan_split(folder, test_split)
@@ -82,11 +74,9 @@ def imagefolder(
 
     content = decoded_once("imagefolder", source, cache_dir, decode)
     for split, files, kept in ((train_split, train, content.train), (test_split, test, content.test)):
-        skipped = sum(map(len, files.values())) - len(kept.labels)
+        skipped = sum(map(len, files.values())) - len(kept)
         if skipped:
-            log.warning(
-                "data.skip_broken=true: %d of %d files in %s/ left out", skipped, skipped + len(kept.labels), split
-            )
+            log.warning("data.skip_broken=true: %d of %d files in %s/ left out", skipped, skipped + len(kept), split)
     return data_set(name, content, mean, std)
 
 
@@ -118,44 +108,13 @@ def scan_split(root: Path, split: str) -> Files:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise InputError(f"data.root={root}: image folder without classes, {split}/ holds no folder; {LAYOUT}")
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = {name: sorted(_image_files(root, f"{split}/{name}", endings)) for name in classes}
+    files = {name: sorted(image_files(root, f"{split}/{name}")) for name in classes}
     for name, found in files.items():
         if not found:
             raise InputError(
                 f"data.root={root}: class without images, {split}/{name}/; {LAYOUT} (.png, .jpg, .webp, ...)"
             )
     return files
-
-
-def _image_files(root: Path, folder: str, endings: set[str]) -> Iterator[str]:
-    for inside, below, names in os.walk(root / folder, onerror=_raise, followlinks=True):
-        _check_no_loop(root, inside, below)
-        relative = os.path.relpath(inside, root)
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:
-                yield f"{relative}/{name}"
-
-
-def _check_no_loop(root: Path, inside: str, below: Sequence[str]) -> None:
-    """Refuse a link that leads back to a folder above it: following it would never end."""
-    for name in below:
-        path = os.path.join(inside, name)
-        if os.path.islink(path) and Path(inside).resolve().is_relative_to(os.path.realpath(path)):
-            raise InputError(f"data.root={root}: {path} is a link to a folder above it; remove it")
-
-
-def _raise(error: OSError) -> None:
-    raise error  # os.walk passes over a folder that it may not read, and its images would be missing in silence
-
-
-def _existing(root: str | None) -> Path:
-    if root is None:
-        raise InputError(f"data.root=null: no folder given; {LAYOUT}")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"data.root={root}: no such folder; {LAYOUT}")
-    return folder
 
 
 def _check_same_classes(root: str | None, splits: Mapping[str, Files]) -> None:
@@ -170,26 +129,15 @@ def _check_same_classes(root: str | None, splits: Mapping[str, Files]) -> None:
 
 
 def _listing_digest(root: Path, *splits: Files) -> str:
-    """Hash what tells whether any file changed: path, size in bytes and time of last change of each."""
-    digest = hashlib.sha256()
-    prefix = os.fspath(root)
-    for file in (file for files in splits for found in files.values() for file in found):
-        status = os.stat(f"{prefix}/{file}")
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    return listing_digest(root, (file for files in splits for found in files.values() for file in found))
 
 
 def _decode_split(root: Path, files: Files, size: int, resize: int, skip_broken: bool) -> ImageSet:
     counts = torch.tensor([len(found) for found in files.values()])
     paths = [root / file for found in files.values() for file in found]
-    images, broken = decode_images(paths, size, resize, skip_broken)
-    labels = torch.arange(len(counts)).repeat_interleave(counts)
-    if not broken:
-        return ImageSet(images, labels)
-    for error in list(broken.values())[:_NAMED]:
-        log.warning("data.skip_broken=true: %s", error)
-    kept = torch.tensor([place for place in range(len(paths)) if place not in broken], dtype=torch.int64)
+    images, kept = decode_usable(paths, size, resize, skip_broken)
+    labels = torch.arange(len(counts)).repeat_interleave(counts)[kept]
     for label, name in enumerate(files):
-        if not bool((labels[kept] == label).any()):
+        if not bool((labels == label).any()):
             raise InputError(f"data.root={root}: no file of class {name} can be decoded; {LAYOUT}")
-    return ImageSet(images[kept], labels[kept])
+    return ImageSet(images, labels)

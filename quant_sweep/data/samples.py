@@ -1,48 +1,80 @@
-"""A person's two splits of inputs and labels, as data sets or as tensors, to one tensor each and to a `DataSet`."""
+"""A person's two splits of inputs and labels, as data sets or as tensors, to one tensor each and to a `DataSet`.
+
+Labels are the number of a class, or a tensor: a class for each position (whole numbers), or numbers that the network
+should return (floats). There may be none. Tensors stay in memory, data sets are read into a file; see `reading`.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
-from torchvision.transforms import functional as transforms
 
 from quant_sweep.data.base import DataSet, Decoded, ImageSet, data_set, decoded
-from quant_sweep.data.decode import SECONDS_WITHOUT_BAR
+from quant_sweep.data.cache import write
+from quant_sweep.data.reading import (
+    ALLOWED_INPUTS,
+    check_splits,
+    checked_label,
+    highest_class,
+    is_array,
+    named_classes,
+    read_into,
+)
 from quant_sweep.errors import InputError
 
-_ALLOWED = "uint8 images (n, channels, height, width), or float inputs (n, ...) that the network takes as they are"
 
-
-def content_of(key: str, train: Any, test: Any) -> Decoded:
+def content_of(
+    key: str, train: Any, test: Any, path: Path | None = None, workers: int = 0, keep_tensors: bool = False
+) -> Decoded:
     """Both splits, and the names of their classes: the numbers, unless `train` has `classes` as torchvision's sets do.
 
     Args:
         key: what the person typed, for messages.
-        train, test: a pair (inputs, labels) of tensors or arrays each, (n, ...) and (n,); or whatever has a length and
-            gives (input, label) by number, as a `torch.utils.data.Dataset`.
+        train, test: inputs (n, ...), or a pair (inputs, labels), as tensors or arrays; or whatever has a length and
+            gives (input, label) or an input by number, as a `torch.utils.data.Dataset`.
+        path: where data sets are read into; None: there are only tensors.
+        workers: processes that read data sets.
+        keep_tensors: write tensors to `path`, too.
 
     Raises:
         InputError: inputs or labels cannot be used, or the splits do not go together.
     """
     names = getattr(train, "classes", None)
-    train, test = _samples_of(f"{key} train", train), _samples_of(f"{key} test", test)
-    if train.images.dtype != test.images.dtype or train.images.shape[1:] != test.images.shape[1:]:
-        raise InputError(
-            f"{key}: train holds {train.images.dtype} {tuple(train.images.shape[1:])}, test {test.images.dtype} "
-            f"{tuple(test.images.shape[1:])}; both have to hold inputs of one shape and type"
-        )
-    classes = 1 + max(int(train.labels.max()), int(test.labels.max()))
-    if not isinstance(names, Sequence) or isinstance(names, str) or len(names) < classes:
-        names = range(classes)
-    return decoded([str(name) for name in names], train, test)
+    train, test = _by_row(f"{key} train", train), _by_row(f"{key} test", test)
+    if not all(_are_tensors(split) for split in (train, test)):
+        for split, what in ((train, "train"), (test, "test")):
+            _check_readable(f"{key} {what}", split)
+        assert path is not None
+        splits = [_Rows(split) if _are_tensors(split) else split for split in (train, test)]
+        return read_into(path, key, splits, names, workers)
+    train, test = (_tensors_of(f"{key} {what}", split) for split, what in ((train, "train"), (test, "test")))
+    check_splits(key, *((s.images[0], None if s.labels is None else s.labels[0]) for s in (train, test)))
+    classes = 1 + max(-1 if split.labels is None else _highest(split.labels) for split in (train, test))
+    content = decoded(named_classes(names, classes), train, test)
+    if keep_tensors and path is not None:
+        write(path, content)
+    return content
+
+
+def _highest(labels: Tensor) -> int:
+    return int(labels.max()) if labels.dim() == 1 and not labels.is_floating_point() else highest_class(labels)
+
+
+class _Rows:
+    """A split of tensors, by number."""
+
+    def __init__(self, split: Any) -> None:
+        self.parts = [torch.as_tensor(part) for part in (split if isinstance(split, tuple | list) else [split])]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(part[index] for part in self.parts)
 
 
 def named(name: str, content: Decoded, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSet:
@@ -60,35 +92,59 @@ def named(name: str, content: Decoded, mean: Sequence[float] | None, std: Sequen
     return data_set(name, content, mean or (), std or ())
 
 
-def _samples_of(key: str, split: Any) -> ImageSet:
-    """Inputs and labels of a split.
+def _is_tuple_of_arrays(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(is_array(part) for part in value)
 
-    Args:
-        key: what the person typed it for, and which split, for messages.
-        split: a pair of tensors or arrays (inputs, labels); or whatever has a length and gives (input, label) by
-            number, as a `torch.utils.data.Dataset`: inputs are tensors, arrays or PIL images of one shape.
 
-    Raises:
-        InputError: it is something else, empty, or its inputs or labels cannot be used.
-    """
-    if isinstance(split, tuple | list) and len(split) == 2 and all(_is_array(part) for part in split):
-        inputs, labels = (torch.as_tensor(part).clone() for part in split)  # which the person may change, or share
-    elif hasattr(split, "__getitem__") and hasattr(split, "__len__") and not _is_array(split):
-        inputs, labels = _read(key, split)
-    else:
+class _SeveralRows:
+    """A split ((a, b, ...), labels) of tensors, by number."""
+
+    def __init__(self, split: Any) -> None:
+        self.inputs = [torch.as_tensor(part) for part in split[0]]
+        self.labels = None if split[1] is None else torch.as_tensor(split[1])
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        return tuple(part[index] for part in self.inputs), None if self.labels is None else self.labels[index]
+
+
+def _by_row(key: str, split: Any) -> Any:
+    """Tensors of several inputs, ((a, b, ...), labels), as a data set; anything else as it is."""
+    if not (isinstance(split, tuple | list) and len(split) == 2 and _is_tuple_of_arrays(split[0])):
+        return split
+    if not (is_array(split[1]) or split[1] is None):
+        return split
+    lengths = {len(part) for part in (*split[0], *([] if split[1] is None else [split[1]]))}
+    if len(lengths) > 1:
+        raise InputError(f"{key}: inputs and labels have {', '.join(map(str, sorted(lengths)))} rows; all need as many")
+    return _SeveralRows(split)
+
+
+def _are_tensors(split: Any) -> bool:
+    pair = isinstance(split, tuple | list) and len(split) == 2 and all(is_array(part) for part in split)
+    return pair or is_array(split)
+
+
+def _check_readable(key: str, split: Any) -> None:
+    items = hasattr(split, "__getitem__") and hasattr(split, "__len__") and not isinstance(split, str)
+    if not items and not _are_tensors(split):
         raise InputError(
-            f"{key}: is a {type(split).__name__}; allowed are a pair of tensors (inputs, labels) and a "
-            "torch.utils.data.Dataset of (input, label)"
+            f"{key}: is a {type(split).__name__}; allowed are a tensor of inputs, a pair of tensors (inputs, labels) "
+            "and a torch.utils.data.Dataset of (input, label) or of inputs"
         )
-    return _checked(key, inputs, labels)
 
 
-def _checked(key: str, inputs: Tensor, labels: Tensor) -> ImageSet:
-    """Inputs as uint8 or float32 and labels as int64.
+def _tensors_of(key: str, split: Any) -> ImageSet:
+    """Inputs as uint8 or float32, and labels as int64, uint8 or float32, in memory of their own.
 
     Raises:
         InputError: they are not of an allowed kind.
     """
+    given = split if isinstance(split, tuple | list) else (split,)
+    inputs, labels = (*(torch.as_tensor(part).clone() for part in given), None)[:2]  # which the person may change
+    assert isinstance(inputs, Tensor)
     if len(inputs) == 0:
         raise InputError(f"{key}: holds nothing")
     if inputs.is_floating_point():
@@ -96,54 +152,15 @@ def _checked(key: str, inputs: Tensor, labels: Tensor) -> ImageSet:
         if not bool(inputs.isfinite().all()):
             raise InputError(f"{key}: inputs hold NaN or infinity")
     elif inputs.dtype != torch.uint8 or inputs.dim() != 4:
-        raise InputError(f"{key}: inputs are {inputs.dtype} {tuple(inputs.shape)}; allowed are {_ALLOWED}")
-    if labels.is_floating_point() or labels.dtype in (torch.bool, torch.complex64) or labels.shape != inputs.shape[:1]:
+        raise InputError(f"{key}: inputs are {inputs.dtype} {tuple(inputs.shape)}; allowed are {ALLOWED_INPUTS}")
+    if labels is not None and labels.shape[:1] != (len(inputs),):
         raise InputError(
             f"{key}: labels are {labels.dtype} {tuple(labels.shape)} for {len(inputs)} inputs; "
-            "allowed is the number of its class for each input"
+            "allowed is the number of its class for each input, or a tensor of numbers"
         )
-    if int(labels.min()) < 0:
-        raise InputError(f"{key}: labels begin at {int(labels.min())}; allowed are numbers from 0")
-    return ImageSet(inputs.contiguous(), labels.to(torch.int64).contiguous())
+    return ImageSet(inputs.contiguous(), None if labels is None else _checked_labels(key, labels))
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray)
-
-
-def _read(key: str, dataset: Any) -> tuple[Tensor, Tensor]:
-    """All items, in their order, with a progress bar on stderr when it takes more than a moment."""
-    count = len(dataset)
-    inputs: Tensor | None = None
-    labels = torch.empty(count, dtype=torch.int64)
-    began = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        bar = progress.add_task(f"reading {key}", total=count, visible=False)
-        for index in range(count):
-            value, labels[index] = _item(key, dataset[index], index)
-            if inputs is None:
-                inputs = torch.empty((count, *value.shape), dtype=value.dtype)
-            if value.shape != inputs.shape[1:] or value.dtype != inputs.dtype:
-                raise InputError(
-                    f"{key}: item {index} is {value.dtype} {tuple(value.shape)}, item 0 {inputs.dtype} "
-                    f"{tuple(inputs.shape[1:])}; all have to have one shape and type"
-                )
-            inputs[index] = value
-            if index % 64 == 0 and time.monotonic() - began > SECONDS_WITHOUT_BAR:
-                progress.update(bar, completed=index, visible=True, refresh=True)
-    return (torch.empty(0) if inputs is None else inputs), labels
-
-
-def _item(key: str, item: Any, index: int) -> tuple[Tensor, int]:
-    if not isinstance(item, Sequence) or len(item) != 2:
-        raise InputError(f"{key}: item {index} is a {type(item).__name__}; allowed is a pair (input, label)")
-    value, label = item
-    if isinstance(value, Image.Image):
-        value = transforms.pil_to_tensor(value)
-    if not _is_array(value):
-        raise InputError(f"{key}: input {index} is a {type(value).__name__}; allowed are tensors, arrays, PIL images")
-    number = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise InputError(f"{key}: label {index} is {label!r}; allowed is the number of a class")
-    tensor = torch.as_tensor(value)
-    return (tensor.to(torch.float32) if tensor.is_floating_point() else tensor), number
+def _checked_labels(key: str, labels: Tensor) -> Tensor:
+    kept = checked_label(key, labels).contiguous()
+    return kept.to(torch.int64) if kept.dim() == 1 and not kept.is_floating_point() else kept

@@ -1,126 +1,106 @@
-"""A runnable network and images -> predictions, accuracy, seconds.
+"""A runnable network and samples -> what a metric says of it, class by sample, seconds; beside the float network.
 
-On a CPU the threads take images of their own through a network of codes, normalisation included: what one thread
-computes in between leaves the others to spin. In a float network they share each layer, which is as fast, and asks
-nothing of a person's own module, which may not be made for several threads; it is given as many images as stay in the
-cache.
+`batches` runs the network, `scoring` keeps a few numbers of every sample; outputs are kept of the float network alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from quant_sweep.data import DataSet, ImageSet
-from quant_sweep.engines.lowering import NetworkOfCodes
-from quant_sweep.errors import NotFiniteError
-from quant_sweep.graph import Network
-from quant_sweep.graph.interpret import relative_difference
+from quant_sweep.evaluation.batches import over_batches
+from quant_sweep.evaluation.metrics import Metric, Top1
+from quant_sweep.evaluation.scoring import Evaluation, Original, Scoring
 from quant_sweep.runtime.full_precision import full_precision
-from quant_sweep.runtime.in_cache import images_that_stay_in_cache, largest_bytes_an_image
-from quant_sweep.runtime.threads import Workers, in_parts
 
-_ROUNDING = 1e-3  # relative difference that another order of sums may leave
-# Of a float network, whose layers all threads share: about the second-level cache of two cores.
-_CACHED_BYTES, _FEWEST_IMAGES = 2**21, 8
+__all__ = ["Evaluation", "KeptOutputs", "Original", "evaluate", "evaluate_original", "keep_outputs"]
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a network said about a set of images.
-
-    Attributes:
-        predictions: class per image, int64 (n,).
-        labels: true class per image, int64 (n,).
-        seconds: wall time of the forward passes and the normalisation.
-    """
-
-    predictions: Tensor
-    labels: Tensor
-    seconds: float
-
-    @property
-    def correct(self) -> int:
-        return int((self.predictions == self.labels).sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Percent."""
-        return 100.0 * self.correct / len(self.labels)
-
-    @property
-    def images_per_second(self) -> float:
-        return len(self.labels) / self.seconds
-
-    def agreement(self, other: Evaluation) -> float:
-        """Percent of images on which both say the same class.
-
-        Raises:
-            ValueError: the two saw different numbers of images.
-        """
-        if len(self.predictions) != len(other.predictions):
-            raise ValueError(f"{len(self.predictions)} and {len(other.predictions)} predictions cannot be compared")
-        return 100.0 * (self.predictions == other.predictions).to(torch.float64).mean().item()
-
-
-@full_precision()
 def evaluate(
-    network: nn.Module, data: DataSet, images: ImageSet, batch_size: int, device: torch.device | str = "cpu"
+    network: nn.Module,
+    data: DataSet,
+    images: ImageSet,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    metric: Metric | None = None,
+    original: nn.Module | Original | None = None,
 ) -> Evaluation:
-    """Run a network over a set of images.
+    """Run a network over a set of samples.
 
     Args:
-        network: normalised images to logits; is moved to `device`.
+        network: normalised inputs to outputs; is moved to `device`.
         data: knows the normalisation.
         images: what to predict.
-        batch_size: most images per forward pass.
+        batch_size: most samples per forward pass.
+        metric: what to measure; None: the accuracy.
+        original: the float network, or what gives its outputs; needed by metrics that compare with it.
 
     Raises:
-        NotFiniteError: a logit is NaN, which no argmax may turn into a class.
+        InputError: the metric cannot read the outputs.
+        NotFiniteError: an output is NaN, which no argmax may turn into a class.
     """
-    network = network.to(device)
-    layout = torch.channels_last if _takes_channels_last(network, data, images, device) else torch.contiguous_format
-
-    @torch.inference_mode()
-    def classes(pixels: Tensor) -> Tensor:
-        logits = network(data.normalize(pixels.to(device)).contiguous(memory_format=layout))
-        if bool(logits.isnan().any()):
-            raise NotFiniteError("model: NaN logits in the evaluation; check model.checkpoint, data.mean and data.std")
-        predicted: Tensor = logits.argmax(dim=1)
-        return predicted.cpu()
-
+    metric = metric or Top1()
+    compared = _runs(original.to(device)) if isinstance(original, nn.Module) else original
+    scoring = Scoring(metric, images, compared)
     began = time.perf_counter()
-    if isinstance(network, NetworkOfCodes):
-        predictions = Workers().map(classes, in_parts(images.images, batch_size))
-    else:
-        if torch.device(device).type == "cpu":
-            bytes_an_image = (
-                network.graph.largest_bytes_an_image
-                if isinstance(network, Network)
-                else largest_bytes_an_image(network, data.normalize(images.images[:1]).contiguous(memory_format=layout))
-            )
-            batch_size = min(batch_size, images_that_stay_in_cache(bytes_an_image, _CACHED_BYTES, _FEWEST_IMAGES))
-        predictions = [classes(part) for part in images.images.split(batch_size)]
-    return Evaluation(torch.cat(predictions), images.labels, time.perf_counter() - began)
+    over_batches(network, data, images, batch_size, device, scoring)
+    return scoring.evaluation(time.perf_counter() - began)
 
 
 @torch.inference_mode()
-def _takes_channels_last(network: nn.Module, data: DataSet, images: ImageSet, device: torch.device | str) -> bool:
-    """Whether a network computes images whose channels lie side by side, which is up to 1.5 times as fast.
+@full_precision()
+def evaluate_original(
+    original: Original, data: DataSet, images: ImageSet, batch_size: int, device: torch.device | str, metric: Metric
+) -> Evaluation:
+    """As `evaluate`, of what gives the float outputs itself.
 
-    A person's own module may use `view` or `as_strided`, which ask for another layout: one image is tried.
+    Args:
+        original: is given inputs where it is no `KeptOutputs`, or where the metric reads them.
     """
-    if images.images.dim() != 4:
-        return False
-    if isinstance(network, Network | NetworkOfCodes):
-        return True
-    image = data.normalize(images.images[:1].to(device)).contiguous()
-    expected = network(image)
-    try:
-        found = network(image.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return False
-    return relative_difference(found, expected) <= _ROUNDING
+    scoring, began = Scoring(metric, images, original), time.perf_counter()
+    reads = metric.reads_inputs(images.labels is not None) or not isinstance(original, KeptOutputs)
+    for start in range(0, len(images), batch_size):
+        stop = min(start + batch_size, len(images))
+        inputs = data.normalize(images.images[start:stop].to(device)) if reads else None
+        scoring(start, inputs, original(start, stop, inputs))
+    return scoring.evaluation(time.perf_counter() - began)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class KeptOutputs:
+    """What a network made of all samples: leaves (n, ...) of its structure."""
+
+    leaves: Sequence[Tensor]
+    structure: pytree.TreeSpec
+
+    def __call__(self, start: int, stop: int, _inputs: Tensor | None) -> Any:
+        return pytree.tree_unflatten([leaf[start:stop] for leaf in self.leaves], self.structure)
+
+
+def keep_outputs(
+    network: nn.Module, data: DataSet, images: ImageSet, batch_size: int, device: torch.device | str
+) -> list[Tensor]:
+    """The outputs of a network for all samples, leaf by leaf, (n, ...) each, on the CPU; raises as `over_batches`."""
+    kept: list[Tensor] = []
+
+    def keep(start: int, _inputs: Tensor, outputs: Any) -> None:
+        leaves = pytree.tree_leaves(outputs)
+        if not kept:
+            kept.extend(torch.empty((len(images), *leaf.shape[1:]), dtype=leaf.dtype) for leaf in leaves)
+        for whole, leaf in zip(kept, leaves, strict=True):
+            whole[start : start + len(leaf)] = leaf
+
+    over_batches(network, data, images, batch_size, device, keep)
+    return kept
+
+
+def _runs(original: nn.Module) -> Original:
+    return lambda _start, _stop, inputs: original(inputs)

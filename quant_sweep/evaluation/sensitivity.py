@@ -2,7 +2,8 @@
 
 The same is measured of each layer (its weight and what it reads) and of the whole network. Damage is measured on the
 logits against those of the float network: the Kullback-Leibler divergence ranks, since it needs no labels and moves
-before any class does; accuracy on a subset of images comes in steps of one image. Damages do not add up, so the rank
+before any class does; accuracy on a subset of images comes in steps of one image. Outputs that are no logits are ranked
+by their relative error. Damages do not add up, so the rank
 says where to spend bits first and not what the whole network will lose.
 
 What lies upstream of the tensor is what the float network computed, and is computed once per batch for all.
@@ -12,23 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import fake_quantize, sqnr_db
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.errors import NotFiniteError
-from quant_sweep.evaluation.logit_damage import Damage, DamageSum, count_correct
+from quant_sweep.evaluation.logit_damage import Damage, DamageSum
+from quant_sweep.evaluation.metrics import Metric, Top1
 from quant_sweep.graph import FakeQuantize, QuantGraph, WeightQuantizer, insert_at_quantizers
 from quant_sweep.graph.quantizers import source_of
 from quant_sweep.histograms.expected_error import sqnr_db_of
 from quant_sweep.histograms.summary import Summary
 
 Kind: TypeAlias = Literal["network", "layer", "weight", "activation"]
-COLUMNS = ["name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db"]
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,34 @@ class Sensitivities:
 
     Attributes:
         images: how many were seen.
-        float_accuracy: of the float network on them, percent.
+        metric: what was measured.
+        float_value: of the float network on them, in the metric's unit; None where it has none.
         damages: in the order of `parts_of`.
     """
 
     images: int
-    float_accuracy: float
+    metric: Metric
+    float_value: float | None
     damages: Mapping[Part, Damage]
 
     def table(self, own_sqnr_db: Mapping[str, float]) -> pd.DataFrame:
         """One row per part, the most damaging first.
 
-        Columns: name; kind; tensors, names with spaces between; accuracy_drop, logit_kl and logit_sqnr_db as in
-        `Damage`; own_sqnr_db, that of the tensor itself, missing for a part of several.
+        Columns: name; kind; tensors, names with spaces between; <metric>_drop, if there is one; logit_kl, or
+        relative_error of outputs that are no logits; logit_sqnr_db as in `Damage`; own_sqnr_db, that of the tensor
+        itself, missing for a part of several.
         """
+        some = next(iter(self.damages.values()))
+        rank = "relative_error" if some.logit_kl is None else "logit_kl"
+        drop = {} if some.drop is None else {f"{self.metric.name}_drop": "drop"}
+        kept = {**drop, rank: rank, "logit_sqnr_db": "logit_sqnr_db"}
         rows = [
-            [part.name, part.kind, " ".join(part.tensors), *vars(damage).values(), own_sqnr_db.get(part.name)]
+            {"name": part.name, "kind": part.kind, "tensors": " ".join(part.tensors)}
+            | {column: getattr(damage, name) for column, name in kept.items()}
+            | {"own_sqnr_db": own_sqnr_db.get(part.name)}
             for part, damage in self.damages.items()
         ]
-        table = pd.DataFrame(rows, columns=COLUMNS)
-        return table.sort_values(["logit_kl", "name"], ascending=[False, True], ignore_index=True)
+        return pd.DataFrame(rows).sort_values([rank, "name"], ascending=[False, True], ignore_index=True)
 
 
 def parts_of(graph: QuantGraph, on_grids: Collection[str]) -> tuple[Part, ...]:
@@ -98,35 +108,40 @@ def _read_by(weight: WeightQuantizer, graph: QuantGraph) -> list[str]:
 
 @torch.inference_mode()
 def measure_sensitivity(
-    graph: QuantGraph, qparams: Mapping[str, QParams], batches: Iterable[tuple[Tensor, Tensor]]
+    graph: QuantGraph,
+    qparams: Mapping[str, QParams],
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    metric: Metric | None = None,
 ) -> Sensitivities:
-    """Quantize one part after another and hold the logits against those of the float network.
+    """Quantize one part after another and hold the outputs against those of the float network.
 
     Args:
         graph: the float network; it is not changed.
         qparams: by tensor name; a tensor without one stays in float.
-        batches: normalised images, float32 (n, channels, height, width), on the device to use, and their classes,
-            int64 (n,). What the float network computes of a batch is kept in memory while the parts are measured.
+        batches: normalised inputs, float32 (n, ...), on the device to use, and their labels, (n, ...) or none. What
+            the float network computes of a batch is kept in memory while the parts are measured.
+        metric: what to measure; None: the accuracy.
 
     Raises:
         NotFiniteError: a logit is NaN.
         ValueError: there is no batch.
     """
     parts = parts_of(graph, qparams)
-    scores = {part: DamageSum() for part in parts}
-    images, correct = 0, 0
+    metric = metric or Top1()
+    scores = {part: DamageSum(metric) for part in parts}
     grids: _Grids | None = None
     for batch, labels in batches:
         grids = grids or _Grids(graph, qparams, batch.device)
         values = grids.network.values(batch, keep=lambda _: True)
-        original = grids.network.returned(values)
-        images, correct = images + len(labels), correct + count_correct(_checked(original), labels)
+        original = _checked(grids.network.returned(values))
         for part in parts:
-            logits = grids.network.again(values, *grids.of(part))
-            scores[part].update(original, _checked(logits), labels)
-    if not images:
+            outputs = _checked(grids.network.again(values, *grids.of(part)))
+            scores[part].update(original, outputs, labels, batch)
+    whole = scores[parts[0]]
+    if not whole.samples:
         raise ValueError("sensitivity needs at least one batch of images")
-    return Sensitivities(images, 100.0 * correct / images, {part: score.damage() for part, score in scores.items()})
+    damages = {part: score.damage() for part, score in scores.items()}
+    return Sensitivities(whole.samples, metric, whole.float_value, damages)
 
 
 def own_sqnr_db(
@@ -145,10 +160,10 @@ def own_sqnr_db(
     return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in seen}
 
 
-def _checked(logits: Tensor) -> Tensor:
-    if bool(logits.isnan().any()):
+def _checked(outputs: Any) -> Any:
+    if any(bool(leaf.isnan().any()) for leaf in pytree.tree_leaves(outputs)):
         raise NotFiniteError("model: NaN logits; check model.checkpoint, data.mean and data.std")
-    return logits
+    return outputs
 
 
 @final

@@ -3,8 +3,8 @@
 torch.export runs the model once on tensors without values and leaves a flat program of ATen's operators: no modules,
 no Python control flow, every shape known. What becomes of it is held against the model.
 
-Leaves out: several inputs, control flow that depends on values, networks whose result for one image depends on the
-other images of the batch.
+Leaves out: several inputs (`models.packed` makes them one), control flow that depends on values, networks whose result
+for one image depends on the other images of the batch.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def _check_inputs(model: nn.Module, name: str) -> None:
         p.name for p in parameters if p.default is p.empty and p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
     ]
     if len(needed) > 1:
-        raise InputError(f"model={name}: has {len(needed)} inputs ({', '.join(needed)}); one batch is expected")
+        raise InputError(
+            f"model={name}: has {len(needed)} inputs ({', '.join(needed)}); one batch is expected, see takes_packed"
+        )
 
 
 def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:

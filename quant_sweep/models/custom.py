@@ -22,7 +22,7 @@ def from_callable(
     """Import `factory` and call it.
 
     Args:
-        num_classes: classes of the data.
+        num_classes: classes of the data; 0 where nothing says how many there are, and the factory is not told.
         in_channels: channels of the data.
         factory: `package.module:function`; a class will do.
         kwargs: keyword arguments for it, if any.
@@ -35,7 +35,7 @@ def from_callable(
         raise InputError(f"model.kwargs={kwargs}: allowed is a mapping, {{width: 8}}, or null")
     function = imported("model.factory", factory)
     parameters = parameters_of(function)
-    of_data = {"num_classes": num_classes, "in_channels": in_channels}
+    of_data = ({"num_classes": num_classes} if num_classes else {}) | {"in_channels": in_channels}
     arguments = {name: value for name, value in of_data.items() if name in parameters} | dict(kwargs or {})
     model = called("model", factory, function, arguments)
     if not isinstance(model, nn.Module):

@@ -82,7 +82,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]
 
 def _remove_outdated(folder: Path, files: tuple[Path, ...]) -> None:
     """Take away what an earlier report left of sections that now have other names."""
-    for pattern in ("accuracy_*.png", "heatmap_*.png", "pivot_*.csv"):
+    for pattern in ("accuracy_*.png", "metric_*.png", "heatmap_*.png", "pivot_*.csv"):
         for path in folder.glob(pattern):
             if path not in files:
                 path.unlink()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pandas as pd
 
-from quant_sweep.report.answer import fewest_bits, short_result, subjects
+from quant_sweep.report.answer import fewest_bits, short_result, subjects, title_of
 from quant_sweep.report.document import Block, Document, Heading, Items, Paragraph, Picture, Table
 from quant_sweep.report.escape import code, csv_safe
 from quant_sweep.report.kernels import NOTE, agreement_rows
-from quant_sweep.report.plots import accuracy_figure, heat_map
+from quant_sweep.report.measured import Metric
+from quant_sweep.report.plots import heat_map, metric_figure
 from quant_sweep.report.points import Point
 from quant_sweep.report.recovery import NOTE as RECOVERY_NOTE
 from quant_sweep.report.recovery import recovery_rows
@@ -24,7 +26,7 @@ _NOTES = {
     "failed": "`failed`: the run raised an error, listed below.",
     "killed": "`killed`: the run was stopped before its end.",
     "running": "`running`: started and not ended; a run whose process was killed looks so until it is started again.",
-    "incomplete": "`incomplete`: finished without an accuracy or a number of test images.",
+    "incomplete": "`incomplete`: finished without a value or a number of test samples.",
     "–": "`–`: nobody ran it.",
 }
 
@@ -42,17 +44,20 @@ def page(sections: Sequence[Section], points: Sequence[Point], unusable: Sequenc
     blocks: list[Block] = [
         *_study(points),
         *_answers(sections),
-        Heading("Accuracy by bits and observer"),
+        Heading(f"{_capital(_measured_by(sections))} by bits and observer"),
         _reading(sections),
         *_shared(points),
         *map(Paragraph, remarks(points)),
     ]
     for section in sections:
-        blocks += [Heading(section.title, level=3), pivot(section)]
+        blocks += [Heading(section.title, level=3), pivot(section), *_noise(section)]
         if section.mixed:
-            blocks.append(Paragraph("Beware: these runs saw different float models (their float accuracies differ)."))
-        accuracy, heat = partial(accuracy_figure, section, observers), partial(heat_map, section)
-        blocks.append(Picture("accuracy against bits", accuracy, f"accuracy_{section.slug}.png"))
+            differ = "accuracies" if section.metric.name == "accuracy" else "values"
+            blocks.append(Paragraph(f"Beware: these runs saw different float models (their float {differ} differ)."))
+        curves, heat = partial(metric_figure, section, observers), partial(heat_map, section)
+        blocks.append(
+            Picture(f"{section.metric.label} against bits", curves, f"{_prefix(section.metric)}_{section.slug}.png")
+        )
         blocks.append(Picture("heat map", heat, f"heatmap_{section.slug}.png"))
     blocks += [*_recovery(points), *_kernels(points), *_errors(sections), *_unusable(unusable)]
     return Document(_TITLE, tuple(blocks))
@@ -67,18 +72,28 @@ def pivot(section: Section) -> Table:
     return Table(("bits", *section.columns), tuple(rows), frozenset(strong))
 
 
+def _noise(section: Section) -> list[Block]:
+    """How much noise the outputs have, where labels do not say how much it matters."""
+    known = any(cell.logit_sqnr is not None for cell in section.cells.values())
+    if not known or section.metric.name in ("accuracy", "logit_sqnr"):
+        return []
+    rows = [(str(row), *(_ratio(section.cells[row, column]) for column in section.columns)) for row in section.rows]
+    text = "Logit SQNR, the signal-to-quantization-noise ratio of the outputs against those in float, dB:"
+    return [Paragraph(text), Table(("bits", *section.columns), tuple(rows))]
+
+
 def pivot_csv(section: Section) -> str:
-    """The table of a section with plain accuracies; text where there is none."""
-    top = f"{section.original.percent}" if section.original else ""
+    """The table of a section with plain values; text where there is none."""
+    top = f"{section.original.value}" if section.original else ""
     lines = [["float", *[top] * len(section.columns)]]
     for row in section.rows:
         cells = [section.cells[row, column] for column in section.columns]
-        lines.append([str(row), *(f"{cell.accuracy.percent}" if cell.accuracy else cell.status for cell in cells)])
+        lines.append([str(row), *(f"{cell.measured.value}" if cell.measured else cell.status for cell in cells)])
     return csv_safe(pd.DataFrame(lines, columns=["bits", *section.columns])).to_csv(index=False)
 
 
 def points_csv(points: Sequence[Point]) -> str:
-    """One line per point: status, params, accuracy with its interval, the other metrics, error, run.
+    """One line per point: status, params, what was measured with its interval, the other metrics, error, run.
 
     The scales and zero-points of the single tensors are left out; they are in MLflow and in each run's own table.
     """
@@ -95,11 +110,16 @@ def points_csv(points: Sequence[Point]) -> str:
 
 def _measured(point: Point) -> dict[str, float]:
     """The metrics of a finished point; what another one left is no result."""
-    if point.accuracy is None:
+    measured, name, drop = point.measured, point.metric.name, point.drop
+    if measured is None:
         return {}
-    low, high = point.accuracy.interval
-    others = {name: value for name, value in sorted(point.metrics.items()) if "/" not in name and name != "accuracy"}
-    return {"accuracy": point.accuracy.percent, "accuracy_low": low, "accuracy_high": high, **others}
+    found = {name: measured.value}
+    if measured.interval:
+        found |= {f"{name}_low": measured.interval[0], f"{name}_high": measured.interval[1]}
+    if drop and drop.interval:
+        found |= {"drop_low": drop.interval[0], "drop_high": drop.interval[1]}
+    others = {key: value for key, value in sorted(point.metrics.items()) if "/" not in key and key != name}
+    return {**found, **others}
 
 
 def _study(points: Sequence[Point]) -> list[Block]:
@@ -109,8 +129,7 @@ def _study(points: Sequence[Point]) -> list[Block]:
 
 def _answers(sections: Sequence[Section]) -> Iterator[Block]:
     for group in subjects(sections):
-        name = f"{group[0].subject.get('model', 'model')} on {group[0].subject.get('data', 'data')}"
-        yield Heading(f"Short result: {name}")
+        yield Heading(f"Short result: {title_of(group)}")
         yield Paragraph(fewest_bits(group))
         yield _table(short_result(group), words=("Settings",))
 
@@ -118,13 +137,43 @@ def _answers(sections: Sequence[Section]) -> Iterator[Block]:
 def _reading(sections: Sequence[Section]) -> Items:
     """How to read the tables; only what occurs in them is explained."""
     seen = {cell.status for section in sections for cell in section.cells.values()}
+    metrics = list(dict.fromkeys(section.metric for section in sections))
+    images = "images" if [metric.name for metric in metrics] == ["accuracy"] else "samples"
     return Items(
         (
-            "Accuracy in percent with its 95 % interval (Wilson); the best observer of each row is bold.",
-            "All runs see the same test images: a difference between two is more certain than their intervals suggest.",
+            *map(_explained, metrics),
+            f"All runs see the same test {images}: "
+            "a difference between two is more certain than their intervals suggest.",
             *(text for status, text in _NOTES.items() if status in seen),
         )
     )
+
+
+def _explained(metric: Metric) -> str:
+    """One line on what the numbers of a metric are."""
+    unit = {"%": " in percent", "": ""}.get(metric.unit, f" in {metric.unit}")
+    how = "Wilson" if metric.proportion else "1.96 standard errors on each side"
+    better = "" if metric.name == "accuracy" else f", {metric.direction}"
+    return (
+        f"{_capital(metric.label)}{unit} with its 95 % interval ({how}){better}; the best observer of each row is bold."
+    )
+
+
+def _measured_by(sections: Sequence[Section]) -> str:
+    """What all sections show."""
+    labels = {section.metric.label for section in sections}
+    return labels.pop() if len(labels) == 1 else "results"
+
+
+def _prefix(metric: Metric) -> str:
+    """Of the names of files that show a metric."""
+    if metric.name == "accuracy":
+        return metric.name
+    return f"metric_{re.sub(r'[^A-Za-z0-9]+', '_', metric.name)}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _shared(points: Sequence[Point]) -> list[Block]:
@@ -148,7 +197,7 @@ def _errors(sections: Sequence[Section]) -> list[Block]:
         (section.title, str(row), column, cell.error)
         for section in sections
         for (row, column), cell in section.cells.items()
-        if cell.error and cell.accuracy is None
+        if cell.error and cell.measured is None
     )
     headers = ("section", "bits", "observer", "error")
     return [Heading("Errors"), Table(headers, rows, words=("observer", "error"))] if rows else []
@@ -167,8 +216,12 @@ def _original(section: Section) -> list[str]:
     return [str(section.original) if section.original else "–"] * len(section.columns)
 
 
+def _ratio(cell: Cell) -> str:
+    return "–" if cell.logit_sqnr is None else f"{cell.logit_sqnr:.1f}"
+
+
 def _text(cell: Cell) -> str:
-    return str(cell.accuracy) if cell.accuracy else cell.status
+    return str(cell.measured) if cell.measured else cell.status
 
 
 def _table(rows: Sequence[dict[str, str]], words: tuple[str, ...] = ()) -> Table:

@@ -1,63 +1,21 @@
-"""Runs as `Tracker.runs()` gives them -> points with an accuracy, its interval and a status.
+"""Runs as `Tracker.runs()` gives them -> points with what they measured, what was lost against float and a status.
 
 One key may have several runs: a failed or killed attempt, a forced repetition. The newest finished one counts; without
 one, the newest. A number is either measured or not there, never 0 in place of something that failed.
-
-The interval is the score interval of a binomial proportion (Wilson 1927, JASA 22, p. 209-212): unlike p +- 1.96 sigma
-it stays inside [0, 100] and is sound near 100 %. It speaks of the choice of test images only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite, sqrt
-from statistics import NormalDist
 
 import pandas as pd
 
-CONFIDENCE = 0.95
+from quant_sweep.report.measured import Drop, Measured, Metric, Z, paired
 
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 accuracy in percent, measured on `images` images."""
-
-    percent: float
-    images: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Low and high end of the 95 % score interval, percent."""
-        return wilson(self.percent / 100 * self.images, self.images)
-
-    def __str__(self) -> str:
-        return self._text("")
-
-    @property
-    def percentage(self) -> str:
-        """The same with a percent sign, as a table of its own unit has it."""
-        return self._text("%")
-
-    def _text(self, unit: str) -> str:
-        low, high = self.interval
-        return f"{self.percent:.2f}{unit} ({low:.2f}–{high:.2f})"
-
-
-def wilson(correct: float, images: int) -> tuple[float, float]:
-    """The 95 % score interval of a proportion, in percent.
-
-    Raises:
-        ValueError: not 0 <= correct <= images, or no images.
-    """
-    if images < 1 or not 0 <= correct <= images * (1 + 1e-9):
-        raise ValueError(f"{correct} correct of {images} images is no proportion")
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    share = min(correct / images, 1.0)
-    scale = 1 + z * z / images
-    center = (share + z * z / (2 * images)) / scale
-    half = z / scale * sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    return 100 * max(center - half, 0.0), 100 * min(center + half, 1.0)
+_ABOVE_CHANCE = 3.0  # standard deviations of guessing
 
 
 @dataclass(frozen=True, order=True)
@@ -93,20 +51,84 @@ class Point:
     metrics: dict[str, float]
     tags: dict[str, str]
 
+    @cached_property
+    def metric(self) -> Metric:
+        """What the run measures."""
+        return Metric.of(self.tags)
+
     @property
-    def accuracy(self) -> Accuracy | None:
+    def samples(self) -> int:
+        """Of the test set; 0 where the run does not say."""
+        return int(self.metrics.get("test_images", 0))
+
+    @property
+    def measured(self) -> Measured | None:
         """What a finished run measured."""
-        return self._measured("accuracy")
+        return self._measured(self.metric.name)
 
     @property
-    def float_accuracy(self) -> Accuracy | None:
-        """What the float model reaches on the same images."""
-        return self._measured("float_accuracy")
+    def original(self) -> Measured | None:
+        """What the float model reaches on the same samples."""
+        return self._measured(f"float_{self.metric.name}")
 
-    def _measured(self, name: str) -> Accuracy | None:
-        if self.status != "finished" or name not in self.metrics or "test_images" not in self.metrics:
+    @property
+    def drop(self) -> Drop | None:
+        """What was lost against float."""
+        measured, original = self.measured, self.original
+        if measured is None or original is None:
             return None
-        return Accuracy(self.metrics[name], int(self.metrics["test_images"]))
+        return Drop(self.metric, self.metric.lost(original.value, measured.value), self._interval_of_drop(measured))
+
+    def _interval_of_drop(self, measured: Measured) -> tuple[float, float] | None:
+        if self.metric.name == "agreement" and measured.interval:  # float agrees with itself
+            return 100 - measured.interval[1], 100 - measured.interval[0]
+        if self.metric.proportion and {"lost", "gained"} <= set(self.metrics):
+            return paired(self.metrics["lost"], self.metrics["gained"], self.samples)
+        if "drop_error" in self.metrics and "drop" in self.metrics:
+            half = Z * self.metrics["drop_error"]
+            return self.metrics["drop"] - half, self.metrics["drop"] + half
+        return None
+
+    @property
+    def guesses_in_float(self) -> str | None:
+        """Why the float model says no more of the samples than guessing would: then nothing can be lost. None if it
+        does."""
+        original = self.original
+        if original is not None and self.metrics.get("float_classes_predicted") == 1 and self.samples > 1:
+            return f"The float model says one class for all {self.samples:,} samples"
+        if original is None or self.metric.name == "agreement" or not self._is_chance(original, "float_chance"):
+            return None
+        chance = self.metrics["float_chance"]
+        return f"The float model reaches {original.with_unit} {self.metric.label}, and guessing {chance:.2f}%"
+
+    @property
+    def collapsed(self) -> str | None:
+        """Why the quantized network has nothing left of what the float model knows; None if it has."""
+        measured, counted = self.measured, self.metrics
+        if measured is None:
+            return None
+        if counted.get("classes_predicted") == 1 and counted.get("float_classes_predicted", 1) > 1:
+            return f"one class for all samples, where float has {counted['float_classes_predicted']:.0f}"
+        if self._is_chance(measured, "chance"):
+            chance = counted["chance"]
+            return f"{self.metric.label} {measured.value:.2f} %, where guessing reaches {chance:.2f} %"
+        if "chance" not in counted and counted.get("logit_sqnr", 1.0) <= 0:
+            return f"outputs with {counted['logit_sqnr']:.1f} dB, which is more noise than signal"
+        return None
+
+    def _is_chance(self, measured: Measured | None, chance: str) -> bool:
+        if measured is None or chance not in self.metrics or measured.samples < 1:
+            return False
+        share = self.metrics[chance] / 100
+        error = (
+            100 * sqrt(max(share * (1 - share), 0.0) / measured.samples) if measured.error is None else measured.error
+        )
+        return measured.value <= self.metrics[chance] + _ABOVE_CHANCE * error
+
+    def _measured(self, name: str) -> Measured | None:
+        if self.status != "finished" or name not in self.metrics or self.samples < 1:
+            return None
+        return Measured(self.metric, self.metrics[name], self.samples, self.metrics.get(f"{name}_error"))
 
 
 def read_points(runs: pd.DataFrame, kind: str) -> list[Point]:
@@ -144,10 +166,12 @@ def _why_unusable(point: Point, widths: bool) -> str | None:
     images = point.metrics.get("test_images", 1.0)
     if not (isfinite(images) and images >= 1 and images == int(images)):
         return f"test_images={images:g}: no number of images"
-    for name in ("accuracy", "float_accuracy"):
-        percent = point.metrics.get(name, 0.0)
-        if not 0.0 <= percent <= 100.0:
-            return f"{name}={percent:g}: no percentage"
+    for name in (point.metric.name, f"float_{point.metric.name}"):
+        value = point.metrics.get(name, 0.0)
+        if not isfinite(value):
+            return f"{name}={value:g}: no number"
+        if point.metric.unit == "%" and not 0.0 <= value <= 100.0:
+            return f"{name}={value:g}: no percentage"
     return None
 
 

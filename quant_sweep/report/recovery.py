@@ -8,15 +8,15 @@ from quant_sweep.report.points import Bits, Point, newest
 from quant_sweep.report.sections import shared_params, shortened
 
 NOTE = (
-    "Points of accuracy that a recovery won over the run with one method less. CPU seconds are those of all its "
-    "methods together, spent once: later runs read what they made."
+    "What a recovery won over the run with one method less, in the unit of the metric. CPU seconds are those of all "
+    "its methods together, spent once: later runs read what they made."
 )
 _BITS = ("bits", "weight_bits", "activation_bits")
 
 
 def recovery_rows(points: Sequence[Point]) -> list[dict[str, str]]:
     """One row per finished run with a recovery and per run that it is compared with, widest first; [] without any."""
-    finished = [point for point in points if point.accuracy]
+    finished = [point for point in points if point.measured]
     shared = shared_params(finished)
     groups: dict[tuple[tuple[str, str], ...], dict[str, list[Point]]] = {}
     for point in finished:
@@ -27,7 +27,13 @@ def recovery_rows(points: Sequence[Point]) -> list[dict[str, str]]:
         {name: newest(same) for name, same in alike.items()} for alike in groups.values() if set(alike) - {"none"}
     ]
     recovered.sort(key=lambda alike: _order(next(iter(alike.values()))))
-    return [_row(alike, name, shared) for alike in recovered for name in sorted(alike, key=lambda n: (n != "none", n))]
+    labels = {point.metric.label for alike in recovered for point in alike.values()}
+    header = labels.pop() if len(labels) == 1 else None
+    return [
+        _row(alike, name, shared, header)
+        for alike in recovered
+        for name in sorted(alike, key=lambda n: (n != "none", n))
+    ]
 
 
 def _order(point: Point) -> tuple[str, int, Bits, str]:
@@ -35,7 +41,8 @@ def _order(point: Point) -> tuple[str, int, Bits, str]:
     return point.params.get("model", ""), -bits.total, bits, point.params.get("overrides", "")
 
 
-def _row(alike: Mapping[str, Point], name: str, shared: Mapping[str, str]) -> dict[str, str]:
+def _row(alike: Mapping[str, Point], name: str, shared: Mapping[str, str], header: str | None) -> dict[str, str]:
+    """Args: header: what all runs measure; None where they measure several things."""
     point = alike[name]
     differing = {
         key: value
@@ -43,15 +50,21 @@ def _row(alike: Mapping[str, Point], name: str, shared: Mapping[str, str]) -> di
         if key not in shared and key not in (*_BITS, "model", "data") and not key.startswith("recovery")
     }
     before = _one_method_less(alike, name)
-    assert point.accuracy
-    won = f"{point.accuracy.percent - before.accuracy.percent:+.2f}" if before and before.accuracy else ""
+    assert point.measured
+    metric = point.metric
+    won = (
+        metric.shown(metric.lost(before.measured.value, point.measured.value) * -1, sign=True)
+        if before and before.measured
+        else ""
+    )
     seconds = point.metrics.get("recovery_seconds")
     return {
         "model": f"{point.params.get('model', 'model')} on {point.params.get('data', 'data')}",
         "bits": str(Bits.of(point.params)),
         "settings": ", ".join(f"{key}={shortened(value)}" for key, value in differing.items()),
         "recovery": name,
-        "accuracy": str(point.accuracy),
+        **({} if header else {"metric": metric.label}),
+        header or "measured": str(point.measured) if header else point.measured.with_unit,
         "won": won,
         "CPU seconds": "" if seconds is None else f"{seconds:.1f}",
         "left out": point.tags.get("recovery_left_out", ""),

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from quant_sweep.report.points import Accuracy, Bits, Point, newest
+from quant_sweep.report.measured import Drop, Measured, Metric
+from quant_sweep.report.points import Bits, Point, newest
 
 SUBJECT = ("model", "model.checkpoint", "data", "data.root")  # what a float accuracy belongs to
 _BITS = ("bits", "weight_bits", "activation_bits")
@@ -23,20 +24,34 @@ _LONGEST_SLUG = 60
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a table. Without an accuracy, `status` is what to show."""
+    """One place of a table.
+
+    Attributes:
+        status: what to show where nothing was measured.
+        measured: what a finished run measured.
+        error: why a run failed.
+        drop: what was lost against float, on the same samples.
+        collapsed: why the number says only that the network is broken; None if it says more.
+        logit_sqnr: of the outputs against those in float, dB; None where the run does not say.
+    """
 
     status: str
-    accuracy: Accuracy | None
-    error: str
+    measured: Measured | None = None
+    error: str = ""
+    drop: Drop | None = None
+    collapsed: str | None = None
+    logit_sqnr: float | None = None
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Cell:
         """The cell of all points with the same settings; not run if there are none."""
         if not points:
-            return cls("–", None, "")
+            return cls("–")
         point = newest(points)
-        lost = point.status == "finished" and point.accuracy is None
-        return cls("incomplete" if lost else point.status, point.accuracy, point.error)
+        lost = point.status == "finished" and point.measured is None
+        status = "incomplete" if lost else point.status
+        ratio = point.metrics.get("logit_sqnr") if point.measured else None
+        return cls(status, point.measured, point.error, point.drop, point.collapsed, ratio)
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,10 @@ class Section:
     subject: Mapping[str, str]
     settings: Mapping[str, str]
     engine: str
-    original: Accuracy | None
+    metric: Metric
+    original: Measured | None
     mixed: bool  # the points saw different float models
+    guessing: str | None  # why the float model is none to compare with
     rows: tuple[Bits, ...]
     columns: tuple[str, ...]
     cells: Mapping[tuple[Bits, str], Cell]
@@ -74,11 +91,14 @@ class Section:
         return f"{plain[:_LONGEST_SLUG]}_{digest}" if self.settings else plain[:_LONGEST_SLUG]
 
     def best(self, row: Bits) -> tuple[str, ...]:
-        """The columns with the highest accuracy of a row; several when equal."""
+        """The columns with the best value of a row; several when equal. What collapsed is no best of anything."""
+        cells = {column: self.cells[row, column] for column in self.columns}
         reached = {
-            column: cell.accuracy.percent for column in self.columns if (cell := self.cells[row, column]).accuracy
+            column: self.metric.goodness(cell.measured.value)
+            for column, cell in cells.items()
+            if cell.measured and not cell.collapsed
         }
-        return tuple(column for column, percent in reached.items() if percent == max(reached.values()))
+        return tuple(column for column, value in reached.items() if value == max(reached.values()))
 
 
 def shared_params(points: Sequence[Point]) -> dict[str, str]:
@@ -107,23 +127,37 @@ def _section(settings: dict[str, str], points: Sequence[Point], floats: Sequence
     rows = tuple(sorted({row for row, _ in table}, reverse=True))
     names = tuple(sorted({column for _, column in table}))
     subject = {name: points[0].params[name] for name in SUBJECT if name in points[0].params}
-    measured = [point for point in points if point.float_accuracy]
+    measured = [point for point in points if point.original]
+    guessing = [point for point in measured if point.guesses_in_float]
     return Section(
         subject=subject,
         settings=settings,
         engine=points[0].params.get("engine", ""),
-        original=newest(measured).float_accuracy if measured else _baseline(subject, floats),
-        mixed=len({point.float_accuracy for point in measured}) > 1,
+        metric=points[0].metric,
+        original=newest(measured).original if measured else _baseline(subject, points[0].metric, floats),
+        mixed=len({point.original for point in measured}) > 1,
+        guessing=_guessing(newest(guessing).guesses_in_float) if guessing else None,
         rows=rows,
         columns=names,
         cells={(row, name): Cell.of(table.get((row, name), [])) for row in rows for name in names},
     )
 
 
-def _baseline(subject: Mapping[str, str], floats: Sequence[Point]) -> Accuracy | None:
-    """The float run of the same model and data."""
-    same = [run for run in floats if all(run.params.get(name, "") == value for name, value in subject.items())]
-    return newest(same).accuracy if same else None
+def _guessing(why: str | None) -> str:
+    return (
+        f"{why}: what quantization does to it says nothing. Check `model.checkpoint`, `data.mean`, `data.std` and the "
+        "order of the classes."
+    )
+
+
+def _baseline(subject: Mapping[str, str], metric: Metric, floats: Sequence[Point]) -> Measured | None:
+    """The float run of the same model, data and metric."""
+    same = [
+        run
+        for run in floats
+        if run.metric == metric and all(run.params.get(name, "") == value for name, value in subject.items())
+    ]
+    return newest(same).measured if same else None
 
 
 def _column_names(points: Sequence[Point]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quant_sweep.report.points import Accuracy, Bits, Point, newest
+from quant_sweep.report.measured import ACCURACY, Measured
+from quant_sweep.report.points import Bits, Point, newest
 from quant_sweep.report.sections import SUBJECT, Cell, shortened
 
 STUDY = (
@@ -73,20 +74,20 @@ class _Column:
         return f"{self.settings['model']} ({self.recipe})"
 
     @property
-    def original(self) -> Accuracy | None:
-        measured = [point for points in self.rows.values() for point in points if point.float_accuracy]
-        return newest(measured).float_accuracy if measured else None
+    def original(self) -> Measured | None:
+        measured = [point for points in self.rows.values() for point in points if point.original]
+        return newest(measured).original if measured else None
 
 
 def study_rows(points: Sequence[Point]) -> list[dict[str, str]]:
     """The study's table, each row from heading to text; empty where no point follows the study's recipe."""
-    columns = _columns(points)
+    columns = _columns([point for point in points if point.metric == ACCURACY])
     if not columns:
         return []
     titles = [_title(column, columns) for column in columns]
     printed = {(Bits(2 * bits, bits, bits), way): percent for (bits, way), percent in RESNET50.items()}
     rows = sorted({*printed, *(row for column in columns for row in column.rows)}, key=_order)
-    originals = [_text(Cell("–", column.original, "")) for column in columns]
+    originals = [_text(Cell("–", column.original)) for column in columns]
     table = [_line("fp32 original", RESNET50_FLOAT, titles, originals)]
     for row in rows:
         cells = [_text(Cell.of(column.rows.get(row, []))) for column in columns]
@@ -150,4 +151,4 @@ def _line(label: str, study: float | None, titles: Sequence[str], texts: Sequenc
 
 
 def _text(cell: Cell) -> str:
-    return cell.accuracy.percentage if cell.accuracy else cell.status
+    return cell.measured.with_unit if cell.measured else cell.status

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Captured, Fusion, Graph, Network, QuantGraph, capture_float, with_quantizers
-from quant_sweep.models import load_weights, read_checkpoint
+from quant_sweep.models import load_weights, read_checkpoint, takes_packed
 from quant_sweep.sweep.choices import build
 from quant_sweep.sweep.store import check_store
 from quant_sweep.tracking import Tracker
@@ -103,8 +103,7 @@ def load_model(node: Mapping[str, Any], data: DataSet) -> LoadedModel:
     """The trained model that the resolved node of `model=` names, for the classes and channels of `data`.
 
     Raises:
-        InputError: there is no checkpoint, or it does not fit; the model cannot be captured; or it does not return one
-            number for each class.
+        InputError: there is no checkpoint, or it does not fit; or the model cannot be captured.
     """
     model = _trained(json.dumps(node, sort_keys=True), data)
     if isinstance(model, InputError):
@@ -130,15 +129,25 @@ def _load_model(node: str, data: DataSet) -> LoadedModel:
             + (", or model.weights=DEFAULT for torchvision's" if "weights" in settings else "")
         )
     state = read_checkpoint(Path(checkpoint), settings.get("checkpoint_key")) if checkpoint is not None else {}
-    module = new_model(settings, len(data.classes), data.channels).eval()
+    classes = len(data.classes) or classes_of(settings, state)
+    module = new_model(settings, classes, data.channels).eval()
     if state:
-        load_weights(module, state, str(checkpoint), len(data.classes))
+        load_weights(module, state, str(checkpoint), classes)
+    if data.train.parts:
+        module = takes_packed(module, data.train.parts)
     _check_finite(settings["name"], module)
     check_takes_images(settings["name"], module, data)
     captured = capture_float(module, data.normalize(data.train.images[:_COMPARED]))
-    _check_classes(settings["name"], captured.outputs, len(data.classes))
     float32 = all(tensor.dtype == torch.float32 for tensor in module.parameters())
     return LoadedModel(module if float32 else Network(captured.graph), captured, graph_digest(captured.graph))
+
+
+def classes_of(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
+    """How many classes a network has where the data does not say: of its weights, the rows of the last matrix."""
+    matrices = [tensor for tensor in state.values() if tensor.dim() == 2]
+    if matrices:
+        return len(matrices[-1])
+    return 1000 if settings.get("weights") is not None else 0  # torchvision's own are those of ImageNet
 
 
 # How torch tells that images and layers do not fit; anything else that a forward pass raises is a fault of its code.
@@ -171,17 +180,6 @@ def check_takes_images(model: str, module: nn.Module, data: DataSet) -> None:
         raise InputError(
             f"model={model}: cannot take images of {shape} ({text}); choose another data.size, or data= of its kind"
         ) from error
-
-
-def _check_classes(model: str, outputs: Any, classes: int) -> None:
-    """Accuracy needs one logit for each class of the images."""
-    if not isinstance(outputs, Tensor):
-        raise InputError(f"model={model}: returns a {type(outputs).__name__}; allowed is one tensor, (n, {classes})")
-    if outputs.shape[1:] != (classes,):
-        shape = ", ".join(map(str, ("n", *outputs.shape[1:])))
-        raise InputError(
-            f"model={model}: returns a tensor ({shape}), but the images have {classes} classes: (n, {classes})"
-        )
 
 
 def graph_digest(graph: Graph) -> str:

@@ -15,7 +15,7 @@ from quant_sweep.sweep.choices import check_choice, check_parts
 from quant_sweep.sweep.kinds import SEEDS, is_seed, is_whole
 
 # The groups of the config that have choices of their own.
-GROUPS = ("model", "data", "observer", "weight_observer", "scheme", "engine", "calibration")
+GROUPS = ("model", "data", "observer", "weight_observer", "scheme", "engine", "calibration", "metric")
 _SINGLE = (
     *("bits", "weight_bits", "activation_bits", "overrides", "fusion", "seed", "device", "batch_size", "force"),
     *("recovery", "tracking", "outputs_dir", "cache_dir"),

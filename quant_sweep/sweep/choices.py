@@ -1,8 +1,8 @@
 """What a config may build: the choices that this package ships for each group, with other values, and no more.
 
 The allow-list is the config tree itself: a class or factory that no yaml of `conf/<group>/` names, no other config can
-name either. A person's own class comes in through the `factory` of `model=custom` and `data=custom` alone; a config
-with `factory` is code.
+name either. A person's own class comes in through the `factory` of `model=custom`, `data=custom` and `metric=custom`
+alone; a config with `factory` is code.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _OWN_NAME = (
     "quant_sweep.data.arrays",
     "quant_sweep.data.custom",
     "quant_sweep.data.imagefolder",
+    "quant_sweep.data.pictures",
 )
 
 

@@ -45,5 +45,5 @@ def doubts(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def is_chance(evaluation: Evaluation, classes: int) -> bool:
     """Whether a network says no more about its images than guessing would."""
-    share, images = 1 / classes, len(evaluation.labels)
+    share, images = 1 / classes, evaluation.samples
     return evaluation.accuracy / 100 <= share + _ABOVE_CHANCE * math.sqrt(share * (1 - share) / images)

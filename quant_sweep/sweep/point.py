@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.engines import Auto, Engine, Flow
 from quant_sweep.engines.auto import Choice
 from quant_sweep.errors import InputError
+from quant_sweep.evaluation.metrics import Custom, Metric
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.assignment import KINDS, checked_assignment, read_assignment
@@ -21,7 +23,7 @@ from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width
 from quant_sweep.recovery import Recovery, check_enough
 from quant_sweep.sweep.build import plain, resolve_device
 from quant_sweep.sweep.check import check_averages, check_calibration, check_settings
-from quant_sweep.sweep.choices import build
+from quant_sweep.sweep.choices import build, shipped
 from quant_sweep.sweep.environment import as_written, from_environment
 from quant_sweep.sweep.kinds import is_whole
 
@@ -40,6 +42,7 @@ class Point:
         shown: the same as it may be recorded; what an environment variable decides is as it was typed.
         sequential: calibrate as the original study did, upstream already quantized.
         recoveries: by name, in the order in which they are done.
+        metric: what is measured, once the data is known.
         choice: the engine that `engine=auto` became, once it is settled.
     """
 
@@ -53,7 +56,21 @@ class Point:
     engine: Engine | Flow | Auto
     device: torch.device
     recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+    metric: Metric | None = None
     choice: Choice | None = None
+
+    def measuring(self, labels: Tensor | None) -> Point:
+        """The point with its metric; `metric=auto` becomes the one for such labels, (n, ...) or none.
+
+        Raises:
+            InputError: the metric cannot be built.
+        """
+        node = self.settings["metric"]
+        if node["name"] == "auto":
+            chosen = build("metric", node, labels=labels)
+            node = {**shipped("metric")[chosen], "output": node["output"]}
+        settings, shown = ({**part, "metric": node} for part in (self.settings, self.shown))
+        return replace(self, settings=settings, shown=shown, metric=build("metric", node))
 
     def settled(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> Point:
         """The point with the engine that `engine=auto` stands for here; any other as it is."""
@@ -91,13 +108,27 @@ class Point:
             facts |= {"engine_chosen": self.choice.name, "engine_reason": self.choice.reason}
         if isinstance(self.engine, Flow):
             facts |= self.engine.facts()
+        if self.metric is not None:
+            facts |= metric_tags(self.metric)
         return {name: str(value) for name, value in facts.items()}
 
     def contents(self) -> dict[str, object]:
         """What of the config decides the numbers, JSON-able; weights and images are left to their digests."""
         settings = {key: value for key, value in self.settings.items() if key not in _RIM + _DIGESTED}
         chosen = {} if self.choice is None else {"engine_chosen": self.choice.name}
-        return {**settings, **chosen, "device": self.device.type}
+        own = {"metric_function": self.metric.digest} if isinstance(self.metric, Custom) else {}
+        return {**settings, **chosen, **own, "device": self.device.type}
+
+
+def metric_tags(metric: Metric) -> dict[str, str]:
+    """What a reader of the run must know of its metric."""
+    direction = "higher" if metric.higher_is_better else "lower"
+    return {
+        "metric_name": metric.name,
+        "metric_unit": metric.unit,
+        "metric_direction": direction,
+        "metric_kind": metric.kind,
+    }
 
 
 def flat_params(settings: Mapping[str, Any]) -> dict[str, object]:

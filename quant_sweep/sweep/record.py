@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from quant_sweep.data import DataSet
+from quant_sweep.errors import NotFiniteError
 from quant_sweep.evaluation.agreement import EngineAgreement
 from quant_sweep.evaluation.evaluate import Evaluation
 from quant_sweep.evaluation.model_size import float_megabytes, quantized_megabytes
@@ -17,30 +20,21 @@ from quant_sweep.recovery import Step
 from quant_sweep.report.escape import csv_safe
 from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import QuantizedModel
-from quant_sweep.tracking import FinishedRun, Recorder, Tracker
+from quant_sweep.tracking import Recorder
 
 _PREDICTIONS = "predictions.csv"
 _LONGEST_TAG = 4000  # characters; MLflow takes 8000
 
 
-def record_float(record: Recorder, model: nn.Module, evaluation: Evaluation) -> None:
-    """The float network's accuracy, speed and size, and its class for each test image."""
-    record.metrics({**_measured(evaluation), "model_size_mb": float_megabytes(model)})
-    record.table(_predictions({"float_prediction": evaluation}), _PREDICTIONS)
-
-
-def recorded_float(tracker: Tracker, run: FinishedRun, labels: Tensor) -> Evaluation | None:
-    """What `record_float` left in a finished run; None where its predictions are damaged or gone.
-
-    Args:
-        labels: of the test images, int64 (n,).
-    """
-    path = tracker.load_artifact(run.run_id, _PREDICTIONS)
-    if path is None:
-        return None
-    table = pd.read_csv(path)
-    predictions = torch.tensor(table["float_prediction"].to_numpy(copy=True))
-    return Evaluation(predictions, labels, run.metrics["evaluation_seconds"])
+def record_float(record: Recorder, model: nn.Module, original: Evaluation, data: DataSet) -> None:
+    """What is measured of the float network, its speed and size, and its class for each test sample."""
+    metrics = {**_speed(original), "model_size_mb": float_megabytes(model)}
+    if original.metric.has_float_value:
+        metrics |= _value(original, "")
+    record.metrics(metrics | _guessing(original, data.test.labels, ""))
+    _record_kind(record, original)
+    table, name = _samples({"float_prediction": original}, {"float_value": original})
+    record.table(table, name)
 
 
 def record_result(
@@ -48,9 +42,9 @@ def record_result(
     quantized: QuantizedModel,
     prepared: Prepared,
     evaluation: Evaluation,
-    baseline: Evaluation,
+    original: Evaluation,
 ) -> None:
-    """A quantized network's accuracy beside that in float, its speed and size, and all quantization parameters.
+    """What is measured of a quantized network beside that in float, its speed and size, and all its grids.
 
     Those of a tensor with one scale are metrics too, `scale/<name>` and `zero_point/<name>`; of weights per channel
     they are in the table only.
@@ -58,10 +52,9 @@ def record_result(
     weights = (weight.name for weight in quantized.graph.weights if weight.name in prepared.specs)
     weight_bits = {name: prepared.specs[name].bits for name in weights}
     metrics = {
-        **_measured(evaluation),
-        "float_accuracy": baseline.accuracy,
-        "drop": baseline.accuracy - evaluation.accuracy,
-        "agreement": evaluation.agreement(baseline),
+        **_speed(evaluation),
+        **_value(evaluation, ""),
+        **_compared(evaluation, original, prepared.data.test.labels),
         "calibration_seconds": quantized.calibration_seconds,
         "model_size_mb": quantized_megabytes(quantized.graph, weight_bits),
     }
@@ -70,9 +63,11 @@ def record_result(
             metrics[f"scale/{name}"] = grid.scale.item()
             metrics[f"zero_point/{name}"] = grid.zero_point.item()
     record.metrics(metrics)
+    _record_kind(record, evaluation)
     table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, quantized.original)
     record.table(csv_safe(table), "qparams.csv")
-    record.table(_predictions({"prediction": evaluation, "float_prediction": baseline}), _PREDICTIONS)
+    classes = {"prediction": evaluation, "float_prediction": original}
+    record.table(*_samples(classes, {"value": evaluation, "float_value": original}))
 
 
 def record_recovery(record: Recorder, steps: Mapping[str, Step]) -> None:
@@ -125,17 +120,88 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_TAG else f"{text[:_LONGEST_TAG]} ..."
 
 
-def _measured(evaluation: Evaluation) -> dict[str, float]:
+def _speed(evaluation: Evaluation) -> dict[str, float]:
     return {
-        "accuracy": evaluation.accuracy,
-        "test_images": len(evaluation.labels),
+        "test_images": evaluation.samples,
         "evaluation_seconds": evaluation.seconds,
         "images_per_second": evaluation.images_per_second,
     }
 
 
-def _predictions(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """One row per test image: its label and each network's class."""
-    labels = next(iter(evaluations.values())).labels
-    columns = {name: evaluation.predictions.numpy() for name, evaluation in evaluations.items()}
-    return pd.DataFrame({"label": labels.numpy(), **columns})
+def _value(evaluation: Evaluation, prefix: str) -> dict[str, float]:
+    """The metric and, unless it is a proportion, whose error follows from its value, its standard error.
+
+    Raises:
+        NotFiniteError: it is infinite or no number.
+    """
+    name, value = f"{prefix}{evaluation.metric.name}", evaluation.value
+    if not math.isfinite(value):
+        raise NotFiniteError(f"metric={evaluation.metric.name}: is {value}; choose another metric for this network")
+    error = None if _is_proportion(evaluation) else evaluation.error
+    return {name: value} if error is None else {name: value, f"{name}_error": error}
+
+
+def _compared(evaluation: Evaluation, original: Evaluation, labels: Tensor | None) -> dict[str, float]:
+    """Beside the float network: its value, what was lost, how often both say the same, how much noise there is, and
+    what guessing would reach."""
+    metrics: dict[str, float] = {}
+    if evaluation.metric.has_float_value:
+        lost, error = evaluation.drop(original)
+        metrics |= {**_value(original, "float_"), "drop": lost}
+        if _is_proportion(evaluation):
+            assert evaluation.statistics is not None
+            assert original.statistics is not None
+            metrics["lost"] = int((original.statistics > evaluation.statistics).sum())
+            metrics["gained"] = int((original.statistics < evaluation.statistics).sum())
+        elif error is not None:
+            metrics["drop_error"] = error
+    if evaluation.same_class is not None:
+        metrics["agreement"] = 100.0 * evaluation.same_class.mean().item()
+    if evaluation.logit_sqnr is not None and math.isfinite(evaluation.logit_sqnr):
+        metrics["logit_sqnr"] = evaluation.logit_sqnr
+    float_classes = original.predictions if evaluation.metric.name == "agreement" else labels
+    metrics |= _guessing(evaluation, float_classes, "")
+    return {**metrics, **_guessing(original, labels, "float_")}
+
+
+def _guessing(evaluation: Evaluation, labels: Tensor | None, prefix: str) -> dict[str, float]:
+    """How many classes are told apart, and what guesses of their frequencies would reach, percent.
+
+    Guesses that are independent of the labels and as frequent as the predictions are right in
+    sum_c p(label c) p(said c) of all cases (Cohen 1960, Educational and Psychological Measurement 20, p. 37-46).
+    """
+    said = evaluation.predictions
+    if said is None:
+        return {}
+    found: dict[str, float] = {f"{prefix}classes_predicted": len(said.unique())}
+    if evaluation.metric.name in ("accuracy", "agreement") and labels is not None and labels.dim() == 1:
+        count = 1 + int(torch.cat([said, labels]).max())
+        shares = [torch.bincount(part, minlength=count).double() / len(part) for part in (said, labels)]
+        found[f"{prefix}chance"] = 100.0 * float(shares[0] @ shares[1])
+    return found
+
+
+def _is_proportion(evaluation: Evaluation) -> bool:
+    """Whether each sample is right or wrong; of dense outputs only each position is."""
+    return evaluation.metric.kind == "proportion" and evaluation.predictions is not None
+
+
+def _record_kind(record: Recorder, evaluation: Evaluation) -> None:
+    if evaluation.metric.kind == "proportion" and not _is_proportion(evaluation):
+        record.tag("metric_kind", "mean")
+
+
+def _samples(classes: Mapping[str, Evaluation], values: Mapping[str, Evaluation]) -> tuple[pd.DataFrame, str]:
+    """One row per test sample, and the name of the table: its label and each network's class; where there are no
+    classes, what was measured of it."""
+    first = next(iter(values.values()))
+    columns = {}
+    if first.predictions is not None:
+        if first.labels is not None and first.labels.dim() == 1:
+            columns["label"] = first.labels.numpy()
+        columns |= {name: e.predictions.numpy() for name, e in classes.items() if e.predictions is not None}
+        return pd.DataFrame(columns), _PREDICTIONS
+    for name, evaluation in values.items():
+        if evaluation.statistics is not None and evaluation.statistics.shape[1] == 1:
+            columns[name] = evaluation.statistics[:, 0].numpy()
+    return pd.DataFrame(columns), "samples.csv"

@@ -22,7 +22,7 @@ from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.prepare import Prepared
 
-_ENGINE = ("engine", "engine_chosen")  # what a recovery does not depend on
+_APART = ("engine", "engine_chosen", "metric", "metric_function")  # what a recovery does not depend on
 
 
 def recover_model(prepared: Prepared, quantized: OnGrids) -> Recovered:
@@ -64,7 +64,7 @@ def float_network(prepared: Prepared, steps: Mapping[str, Step]) -> QuantGraph:
 
 def recovered_key(prepared: Prepared, names: list[str]) -> str:
     """Hash of all that decides what these recoveries make, one after another."""
-    contents = {key: value for key, value in prepared.contents().items() if key not in _ENGINE}
+    contents = {key: value for key, value in prepared.contents().items() if key not in _APART}
     settings = prepared.point.settings["recovery"]
     return content_key({**contents, "recovery": [[name, settings[name]] for name in names]})
 

@@ -11,11 +11,13 @@ from quant_sweep.engines import Flow, Simulate
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.errors import InputError, printable
 from quant_sweep.evaluation.agreement import compare_some_images
-from quant_sweep.evaluation.evaluate import Evaluation, evaluate
+from quant_sweep.evaluation.evaluate import evaluate
+from quant_sweep.evaluation.metrics import Metric
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.doubts import doubts, is_chance, say_once
-from quant_sweep.sweep.point import read_point
+from quant_sweep.sweep.float_model import FloatModel, float_model
+from quant_sweep.sweep.point import Point, metric_tags, read_point
 from quant_sweep.sweep.prepare import Prepared, prepare
 from quant_sweep.sweep.quantize_model import QuantizedModel, quantize_model
 from quant_sweep.sweep.record import (
@@ -24,7 +26,6 @@ from quant_sweep.sweep.record import (
     record_float_weights,
     record_recovery,
     record_result,
-    recorded_float,
 )
 from quant_sweep.tracking import Recorder, Tracker
 
@@ -51,13 +52,14 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
     with tracker.lock(key):
         finished = tracker.find_finished(key)
         if finished is not None and not cfg.force:
-            accuracy = finished.metrics["accuracy"]
-            log.info("%s: accuracy %.2f (skipped: same key finished as run %s)", point, accuracy, finished.run_id)
+            reached = _shown(point, finished.metrics[_metric(point).name])
+            log.info("%s: %s (skipped: same key finished as run %s)", point, reached, finished.run_id)
             return
         for doubt in doubts(point.settings):
             say_once(doubt)
-        baseline = _float_baseline(tracker, prepared)
-        if is_chance(baseline, len(prepared.data.classes)):
+        original = _float_original(tracker, prepared)
+        baseline = original.evaluation
+        if _metric(point).name == "accuracy" and is_chance(baseline, len(prepared.data.classes)):
             say_once(
                 f"model={point.settings['model']['name']}: the float accuracy {baseline.accuracy:.2f} is what guessing "
                 "reaches; check model.checkpoint, data.mean, data.std and the order of the classes"
@@ -71,35 +73,50 @@ def run_point(cfg: DictConfig, sweep: str | None) -> None:
                 record_float_weights(record, prepared.graph)
             quantized = _believed(record, quantize_model(prepared), prepared)
             evaluation = evaluate(
-                quantized.network, prepared.data, prepared.data.test, point.settings["batch_size"], point.device
+                *(quantized.network, prepared.data, prepared.data.test, point.settings["batch_size"], point.device),
+                *(point.metric, original.outputs),
             )
             record_recovery(record, quantized.recovery)
             record_result(record, quantized, prepared, evaluation, baseline)
+    beside = f" (float {baseline.value:.{_digits(point)}})" if _metric(point).has_float_value else ""
+    same = "" if evaluation.same_class is None else f", agreement {100 * evaluation.same_class.mean().item():.2f} %"
     log.info(
-        "%s: accuracy %.2f (float %.2f), agreement %.2f %%; calibration %.1f s, evaluation %.1f s",
-        *(point, evaluation.accuracy, baseline.accuracy, evaluation.agreement(baseline)),
-        *(quantized.calibration_seconds, evaluation.seconds),
+        "%s: %s%s%s; calibration %.1f s, evaluation %.1f s",
+        *(point, _shown(point, evaluation.value), beside, same, quantized.calibration_seconds, evaluation.seconds),
     )
 
 
-def _float_baseline(tracker: Tracker, prepared: Prepared) -> Evaluation:
-    """The float model on the test images: evaluated once per model, data and device, then read from its run."""
+def _metric(point: Point) -> Metric:
+    assert point.metric is not None, "prepare settles the metric"
+    return point.metric
+
+
+def _digits(point: Point) -> str:
+    return "2f" if _metric(point).unit in ("%", "dB") else "4g"
+
+
+def _shown(point: Point, value: float) -> str:
+    return f"{_metric(point).name} {value:.{_digits(point)}}"
+
+
+def _float_original(tracker: Tracker, prepared: Prepared) -> FloatModel:
+    """The float model on the test samples, and a run of its own that says what it reaches."""
     point, model, data = prepared.point, prepared.model, prepared.data
-    key = content_key({"model": model.digest, "data": data.fingerprint, "device": point.device.type})
+    measured = {key: value for key, value in point.contents().items() if key in ("metric", "metric_function")}
+    key = content_key({"model": model.digest, "data": data.fingerprint, "device": point.device.type, **measured})
     with tracker.lock(key):
-        finished = tracker.find_finished(key)
-        if finished is not None:
-            recorded = recorded_float(tracker, finished, data.test.labels)
-            if recorded is not None:
-                return recorded
-            log.warning("run %s: its predictions are damaged; the float model is evaluated again", finished.run_id)
-        params = {name: value for name, value in point.params().items() if name.split(".")[0] in ("model", "data")}
+        if tracker.find_finished(key) is not None:
+            return float_model(prepared)
+        groups = ("model", "data", "metric")
+        params = {name: value for name, value in point.params().items() if name.split(".")[0] in groups}
         name = f"{point.settings['model']['name']} float"
-        with tracker.record(kind="float", key=key, name=name, params=params) as record:
-            baseline = evaluate(model.module, data, data.test, point.settings["batch_size"], point.device)
-            record_float(record, model.module, baseline)
-    log.info("%s: accuracy %.2f on %d test images", name, baseline.accuracy, len(baseline.labels))
-    return baseline
+        tags = metric_tags(_metric(point))
+        with tracker.record(kind="float", key=key, name=name, params=params, tags=tags) as record:
+            original = float_model(prepared)
+            record_float(record, model.module, original.evaluation, data)
+    value = f"{_shown(point, original.evaluation.value)} on" if _metric(point).has_float_value else "ran on"
+    log.info("%s: %s %d test images", name, value, original.evaluation.samples)
+    return original
 
 
 def _believed(record: Recorder, quantized: QuantizedModel, prepared: Prepared) -> QuantizedModel:

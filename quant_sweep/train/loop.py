@@ -81,7 +81,7 @@ def train(
         best = read_best(folder) if history else Best(0, -math.inf)
         for result in history:
             on_epoch(result)
-        steps = math.ceil(len(data.train.labels) / config.batch_size)
+        steps = math.ceil(len(data.train) / config.batch_size)
         trainer = _Trainer(model, optimizer, data, config, device)
         with EpochBar(config.epochs, steps, len(history)) as bar:
             for epoch in range(len(history) + 1, config.epochs + 1):
@@ -108,13 +108,13 @@ class _Trainer:
         device: torch.device,
     ) -> None:
         self.model, self.optimizer, self.data, self.config, self.device = model, optimizer, data, config, device
-        self.train = ImageSet(data.train.images.to(device), data.train.labels.to(device))
-        self.test = ImageSet(data.test.images.to(device), data.test.labels.to(device))
+        self.train = ImageSet(data.train.images.to(device), data.train.strata.to(device))
+        self.test = ImageSet(data.test.images.to(device), data.test.strata.to(device))
 
     def epoch(self, epoch: int, steps: int, bar: EpochBar) -> EpochResult:
         """One pass over the training images and one over the test images; `epoch` from 1."""
         began = time.perf_counter()
-        images = len(self.train.labels)
+        images = len(self.train)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             loss, correct, lr = self._train(epoch, steps, bar)
         trained = time.perf_counter()
@@ -134,7 +134,7 @@ class _Trainer:
         seed = _epoch_seed(self.config.seed, epoch)
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator(self.device).manual_seed(seed)
-        order = torch.randperm(len(self.train.labels), generator=generator, device=self.device)
+        order = torch.randperm(len(self.train), generator=generator, device=self.device)
         total = torch.zeros(2, device=self.device, dtype=torch.float64)  # loss, correct
         seen, lr, began = 0, 0.0, time.perf_counter()
         self.model.train()
@@ -156,7 +156,7 @@ class _Trainer:
         """One step of SGD on the images numbered `batch`; (2,): sum of the loss, correct predictions."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        labels = self.train.labels[batch]
+        labels = self.train.strata[batch]
         inputs = self.data.normalize(self._augmented(self.train.images[batch], generator))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             logits = self.model(inputs)  # (n, classes)
@@ -182,10 +182,10 @@ class _Trainer:
         correct = sum(
             (self.model(self.data.normalize(images)).argmax(1) == labels).sum()
             for images, labels in zip(
-                torch.split(self.test.images, size), torch.split(self.test.labels, size), strict=True
+                torch.split(self.test.images, size), torch.split(self.test.strata, size), strict=True
             )
         )
-        return 100 * int(correct) / len(self.test.labels)
+        return 100 * int(correct) / len(self.test)
 
 
 def sgd(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import cifar_resnet20, images, tiny
+from small_networks import captured, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
 from quant_sweep import observers
@@ -41,7 +41,7 @@ def test_summaries_are_what_plain_hooks_see(fusion: Fusion) -> None:
     with torch.no_grad():
         for batch in batches:
             model(batch)
-    graph = capture(cifar_resnet20(), images(2), fusion)
+    graph = captured(cifar_resnet20, fusion)
     summaries = calibrate(graph, batches).summaries
     assert summaries.keys() == {q.name for q in graph.activations}
     assert_summarizes(summaries["input"], received["conv1"], exact=True)
@@ -71,7 +71,7 @@ def assert_summarizes(summary: Summary, batches: list[Tensor], exact: bool) -> N
 def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no cache to speak of, 40 images are taken apart into 16, 16 and 8; by one thread or by three alike."""
     monkeypatch.setattr("quant_sweep.calibration.one_pass._CACHED_BYTES", 1)
-    graph, batches = capture(tiny(), images(2), Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
+    graph, batches = captured(tiny, Fusion.conv_bn_relu), [images(40, seed=1), images(17, seed=2)]
     received: dict[str, list[Histogram]] = {}
 
     def counting(name: str) -> Callable[[Tensor], Tensor]:
@@ -103,7 +103,7 @@ def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=10)
 @given(order=st.permutations(range(4)))
 def test_order_of_batches_does_not_change_totals(order: list[int]) -> None:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     batches = [images(2, seed=seed) * (seed + 1) for seed in range(4)]
     straight = calibrate(graph, batches).summaries
     shuffled = calibrate(graph, [batches[i] for i in order]).summaries
@@ -114,7 +114,7 @@ def test_order_of_batches_does_not_change_totals(order: list[int]) -> None:
 
 
 def test_the_graph_is_not_changed() -> None:
-    graph = capture(tiny(), images(2), Fusion.none)
+    graph = captured(tiny, Fusion.none)
     described, state = graph.graph.described(), {n: v.clone() for n, v in graph.graph.constants.items()}
     calibrate(graph, [images(2)])
     assert graph.graph.described() == described
@@ -124,12 +124,12 @@ def test_the_graph_is_not_changed() -> None:
 
 def test_no_batch() -> None:
     with pytest.raises(InputError, match="no batch"):
-        calibrate(capture(tiny(), images(2), Fusion.bn), [])
+        calibrate(captured(tiny, Fusion.bn), [])
 
 
 def test_empty_batch() -> None:
     with pytest.raises(InputError, match=r"input: .*empty"):
-        calibrate(capture(tiny(), images(2), Fusion.bn), [images(0)])
+        calibrate(captured(tiny, Fusion.bn), [images(0)])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -137,7 +137,7 @@ def test_input_that_is_not_finite_is_named(bad: float) -> None:
     batch = images(2)
     batch[1, 2, 3, 4] = bad
     with pytest.raises(InputError, match=r"^input: .*NaN or infinity"):
-        calibrate(capture(tiny(), images(2), Fusion.bn), [images(2), batch])
+        calibrate(captured(tiny, Fusion.bn), [images(2), batch])
 
 
 class Inner(nn.Module):
@@ -159,14 +159,14 @@ def test_inner_tensor_that_is_not_finite_is_named() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weight_that_is_not_finite_is_named(bad: float) -> None:
-    graph = capture(tiny(), images(2), Fusion.none)
+    graph = captured(tiny, Fusion.none)
     graph.graph.constants["conv2.weight"][0, 0, 0, 0] = bad
     with pytest.raises(InputError, match=r"^conv2\.weight: .*NaN or infinity"):
         choose_weight_qparams(graph, assign_specs(graph, AFFINE, BitWidths(8, 8, {})), MinMax())
 
 
 def test_weight_grids_are_those_of_each_channel() -> None:
-    graph = capture(tiny(), images(2), Fusion.bn)
+    graph = captured(tiny, Fusion.bn)
     specs = assign_specs(graph, AFFINE, BitWidths(4, 8, {}))
     for name, grid in choose_weight_qparams(graph, specs, MinMax()).items():
         rows = graph.graph.constants[name].flatten(1)
@@ -180,7 +180,7 @@ def test_all_grids_are_chosen_by_the_right_observer() -> None:
         def range(self, summary: Summary, spec: QuantSpec) -> tuple[Tensor, Tensor]:  # noqa: ARG002
             return summary.total.lo / 2, summary.total.hi / 2
 
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     calibration = calibrate(graph, [images(4)])
     specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
     qparams = choose_qparams(calibration, specs, Half(), MinMax())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from quant_sweep.data import DataSet, image_folder, imagefolder
+from quant_sweep.data import DataSet, image_files, imagefolder
 from quant_sweep.errors import InputError
 
 ARCHIVE = Path(__file__).parents[3] / "shared/cifar10/cifar10-test.tar.gz"
@@ -56,9 +56,9 @@ def test_hidden_and_other_files_are_passed_over(root: Path) -> None:
 
 def test_cached_until_a_file_or_the_size_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded_files: list[int] = []
-    decode = image_folder.decode_images
+    decode = image_files.decode_images
     monkeypatch.setattr(
-        image_folder, "decode_images", lambda files, *sizes: decoded_files.append(len(files)) or decode(files, *sizes)
+        image_files, "decode_images", lambda files, *sizes: decoded_files.append(len(files)) or decode(files, *sizes)
     )
     first = load(root)
     assert load(root).fingerprint == first.fingerprint
@@ -75,7 +75,7 @@ def test_cached_until_a_file_or_the_size_changes(root: Path, monkeypatch: pytest
 def test_moved_folder_keeps_its_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(root)
     moved = root.rename(root.with_name("moved"))
-    monkeypatch.delattr(image_folder, "decode_images")
+    monkeypatch.delattr(image_files, "decode_images")
     assert load(moved).fingerprint == first.fingerprint
 
 

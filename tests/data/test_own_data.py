@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from quant_sweep.data import arrays, custom
+from quant_sweep.data import arrays, custom, draw_calibration_images
 from quant_sweep.data.base import DataSet
 from quant_sweep.errors import InputError
 
@@ -88,22 +88,25 @@ def test_a_version_is_read_once(monkeypatch, tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "a tensor alone": (SPECTROGRAMS, "a pair of tensors .inputs, labels. and a torch.utils.data.Dataset"),
     "whole numbers": ((SPECTROGRAMS.long(), LABELS), "inputs are torch.int64"),
     "uint8 of three axes": ((PICTURES[:, 0], LABELS), "inputs are torch.uint8 .24, 8, 8.; allowed are uint8 images"),
     "NaN": ((SPECTROGRAMS / 0 * 0, LABELS), "NaN or infinity"),
     "too few labels": ((SPECTROGRAMS, LABELS[:5]), "labels are torch.int64 .5,. for 24 inputs"),
     "labels below 0": ((SPECTROGRAMS, LABELS - 1), "labels begin at -1"),
-    "labels as floats": ((SPECTROGRAMS, LABELS.float()), "labels are torch.float32"),
+    "labels as flags": ((SPECTROGRAMS, LABELS > 0), "labels are torch.bool"),
+    "labels of NaN": ((SPECTROGRAMS, LABELS / 0 * 0), "labels hold NaN or infinity"),
     "nothing": ((SPECTROGRAMS[:0], LABELS[:0]), "holds nothing"),
-    "inputs alone": ([SPECTROGRAMS[0], SPECTROGRAMS[1], SPECTROGRAMS[2]], "item 0 is a Tensor; allowed is a pair"),
+    "a label now and then": (
+        [(SPECTROGRAMS[0], 1), (SPECTROGRAMS[1],)],
+        r"item 1 is label none, item 0 torch.int64 \(\)",
+    ),
     "words for labels": ([(SPECTROGRAMS[0], "cat")] * 3, "label 0 is 'cat'; allowed is the number of a class"),
     "several shapes": (
         [(SPECTROGRAMS[0], 0), (SPECTROGRAMS[1], 1), (SPECTROGRAMS[0, :, :5], 0)],
         r"item 2 is torch.float32 \(1, 5, 10\), item 0 torch.float32 \(1, 49, 10\)",
     ),
-    "no data": ("data", "item 0 is a str; allowed is a pair"),
-    "no data at all": (5, "is a int; allowed are a pair of tensors"),
+    "no data": ("data", "is a str; allowed are a tensor of inputs, a pair"),
+    "no data at all": (5, "is a int; allowed are a tensor of inputs, a pair of tensors"),
     "pictures without mean": ((PICTURES, LABELS), "data.mean=null: the inputs are uint8 images"),
 }
 
@@ -114,6 +117,60 @@ def test_refused_in_one_line(name: str, monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as error:
         load(monkeypatch, split, tmp_path)
     assert "\n" not in str(error.value)
+
+
+MASKS = torch.randint(0, 3, (24, 49, 10), dtype=torch.uint8, generator=GENERATOR)
+TARGETS = torch.randn(24, 2, generator=GENERATOR)
+OTHER_LABELS = {
+    "none": (SPECTROGRAMS, None, 0),
+    "none, of a Dataset": (list(SPECTROGRAMS), None, 0),
+    "none, of pairs": ([(x, None) for x in SPECTROGRAMS], None, 0),
+    "numbers": ((SPECTROGRAMS, TARGETS.double()), TARGETS, 0),
+    "a number each": ([(x, y.item()) for x, y in zip(SPECTROGRAMS, TARGETS[:, 0], strict=True)], TARGETS[:, 0], 0),
+    "masks": (list(zip(SPECTROGRAMS, MASKS, strict=True)), MASKS, 3),
+    "masks with gaps": ((SPECTROGRAMS, MASKS.where(MASKS > 0, 255)), MASKS.where(MASKS > 0, 255), 3),
+    "pictures of masks": (
+        [(x, Image.fromarray(m.numpy())) for x, m in zip(SPECTROGRAMS, MASKS, strict=True)],
+        MASKS,
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LABELS)
+def test_labels_of_every_kind(name: str, monkeypatch, tmp_path: Path) -> None:
+    """Or none; also from the cache."""
+    given, labels, classes = OTHER_LABELS[name]
+    for version in ("1", "1"):
+        data = load(monkeypatch, given, tmp_path, version=version)
+        assert torch.equal(data.test.images, SPECTROGRAMS)
+        assert len(data.classes) == classes
+        if labels is None:
+            assert data.train.labels is None
+        else:
+            assert torch.equal(data.train.labels, labels)
+    drawn = draw_calibration_images(data, 20, 8, seed=0)
+    assert len(set(drawn.indices.tolist())) == 20
+
+
+def test_a_dataset_is_read_into_one_file(monkeypatch, tmp_path: Path) -> None:
+    """By several processes too, and whatever it is called; beside a tensor; and nothing is left of one that fails."""
+    items = list(zip(SPECTROGRAMS, LABELS, strict=True))
+    one, two = (load(monkeypatch, items, tmp_path, workers=workers) for workers in (0, 2))
+    assert one.fingerprint == two.fingerprint == load(monkeypatch, items, tmp_path, version="1").fingerprint
+    assert one.fingerprint == load(monkeypatch, lambda: (items, (SPECTROGRAMS, LABELS)), tmp_path).fingerprint
+    assert torch.equal(two.test.images, SPECTROGRAMS)
+    assert len(list((tmp_path / "data").glob("*.safetensors"))) == 2, "that without a name, and the one of the version"
+    with pytest.raises(InputError):
+        load(monkeypatch, [*items, "x"], tmp_path)
+    assert len(list((tmp_path / "data").glob("*"))) <= 3, "and a lock"
+    with pytest.raises(InputError, match=r"data\.workers=-1"):
+        load(monkeypatch, items, tmp_path, workers=-1)
+
+
+def test_splits_of_two_kinds_of_labels(monkeypatch, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="labels of two kinds"):
+        load(monkeypatch, lambda: ((SPECTROGRAMS, LABELS), SPECTROGRAMS), tmp_path)
 
 
 def test_splits_of_two_shapes(monkeypatch, tmp_path: Path) -> None:
@@ -148,8 +205,10 @@ def test_arrays(ending: str, tmp_path: Path) -> None:
     data = arrays(name="a", train=path, test=path, mean=None, std=None)
     assert torch.equal(data.train.images, SPECTROGRAMS)
     assert torch.equal(data.test.labels, LABELS)
-    with pytest.raises(InputError, match="holds no 'labels'"):
-        arrays(name="a", train=path, test=written(tmp_path, ending, inputs=SPECTROGRAMS), mean=None, std=None)
+    with pytest.raises(InputError, match="holds no 'inputs'"):
+        arrays(name="a", train=path, test=written(tmp_path, ending, labels=LABELS), mean=None, std=None)
+    path = written(tmp_path, ending, inputs=SPECTROGRAMS)
+    assert arrays(name="a", train=path, test=path, mean=None, std=None).test.labels is None
     Path(path).write_bytes(Path(path).read_bytes()[:700])
     with pytest.raises(InputError, match=r"data.train=.*cannot be read"):
         arrays(name="a", train=path, test=path, mean=None, std=None)

@@ -1,5 +1,6 @@
 """Networks in which every kind of step occurs, and grids for them."""
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,7 @@ class Functions(nn.Module):
         return self.head(F.layer_norm(torch.tanh(self.b(x)).mean((2, 3)), (8,)))
 
 
+@functools.cache
 def torchvision_model(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         torch.manual_seed(0)

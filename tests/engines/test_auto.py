@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_networks import images, tiny
+from small_networks import captured, images, tiny
 
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Auto, Int8, Simulate, auto
 from quant_sweep.engines.auto import Choice
-from quant_sweep.graph import Fusion, capture
+from quant_sweep.graph import Fusion
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def chosen(weights: int, activations: int, device: torch.device = CPU) -> Choice:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     return Auto().choose(graph, assign_specs(graph, AFFINE, BitWidths(weights, activations, {})), device)
 
 
@@ -46,7 +46,7 @@ def test_a_cpu_that_saturates_simulates(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_chosen_engine_builds() -> None:
-    graph, batch = capture(tiny(), images(2), Fusion.none), images(2)
+    graph, batch = captured(tiny, Fusion.none), images(2)
     specs = assign_specs(graph, AFFINE, BitWidths(8, 8, {}))
     qparams = choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax())
     network = Auto().choose(graph, specs, CPU).engine.build(graph, qparams)

@@ -39,7 +39,7 @@ from exact_layers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import cifar_resnet20, images, tiny
+from small_networks import captured, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -184,7 +184,7 @@ def assert_agrees(graph: QuantGraph, qparams: Mapping[str, QParams], batch: Tens
 
 @pytest.fixture(params=Fusion, scope="module")
 def calibrated_resnet(request: pytest.FixtureRequest) -> Calibration:
-    return calibrate(capture(cifar_resnet20(), images(2), request.param), [images(2)])
+    return calibrate(captured(cifar_resnet20, request.param), [images(2)])
 
 
 @pytest.mark.parametrize("bits", [8, 5, 4, 3, 2])
@@ -201,7 +201,7 @@ def test_resnet_has_the_codes_of_simulate(calibrated_resnet: Calibration, scheme
 @pytest.mark.parametrize("fusion", Fusion)
 @pytest.mark.parametrize("network", SMALL)
 def test_small_networks_of_mixed_widths(network: str, fusion: Fusion, scheme: str, seed: int) -> None:
-    graph = capture(SMALL[network](), images(2, size=20), fusion)
+    graph = captured(SMALL[network], fusion, 20)
     qparams = quantized(graph, images(4, size=20), SCHEMES[scheme], mixed_widths(graph, seed, WEIGHT_BITS))
     assert_agrees(graph, qparams, images(4, seed=1, size=20))
 
@@ -210,7 +210,7 @@ def test_small_networks_of_mixed_widths(network: str, fusion: Fusion, scheme: st
 @pytest.mark.parametrize("fusion", Fusion)
 @pytest.mark.parametrize("network", LARGE)
 def test_torchvision_networks(network: str, fusion: Fusion) -> None:
-    graph = capture(torchvision_model(network)(), images(2, size=64), fusion)
+    graph = captured(torchvision_model(network), fusion, 64)
     scheme = SYMMETRIC if fusion is Fusion.bn else AFFINE
     qparams = quantized(graph, images(2, size=64), scheme, mixed_widths(graph, 0, WEIGHT_BITS))
     assert_agrees(graph, qparams, images(2, seed=1, size=64))
@@ -233,7 +233,7 @@ def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -
 
 
 def test_codes_lie_in_their_grids_own_numbers() -> None:
-    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
+    graph = captured(cifar_resnet20, Fusion.conv_bn_relu)
     qparams = quantized(graph, images(4), SYMMETRIC, BitWidths(4, 4, {}))
     batch = images(4, seed=1)
     codes = Int8().build(graph, qparams).codes(batch)
@@ -273,7 +273,7 @@ def test_model_and_images_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_any_batch_size(size: int) -> None:
-    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
+    graph = captured(cifar_resnet20, Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(4, 4, {})))
     batch = images(4, seed=2)
     assert torch.equal(network(batch)[:size], network(batch[:size]))
@@ -289,7 +289,7 @@ def test_images_that_come_together_are_computed_as_if_alone() -> None:
 
 
 def test_nan_becomes_no_number() -> None:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {})))
     with pytest.raises(FloatingPointError, match="NaN"):
         network(images(4) * float("nan"))
@@ -310,7 +310,7 @@ class Calls(TorchDispatchMode):
 @torch.no_grad()
 def test_sums_are_part_of_the_convolution_and_weights_are_packed_once() -> None:
     """A ResNet-20 has 9 residual sums and 21 layers; images of another size need another layout."""
-    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
+    graph = captured(cifar_resnet20, Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(2), AFFINE, BitWidths(4, 4, {})))
     counts = []
     for batch in (images(1), images(1, seed=1), images(1, size=24)):
@@ -327,7 +327,7 @@ def test_sums_are_part_of_the_convolution_and_weights_are_packed_once() -> None:
 
 @pytest.fixture(scope="module")
 def prepared() -> tuple[QuantGraph, dict[str, QParams]]:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     return graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {}))
 
 

@@ -35,7 +35,7 @@ from exact_layers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import cifar_resnet20, images, tiny
+from small_networks import captured, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -220,7 +220,7 @@ NETWORKS = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: str, fusion: Fusion) -> None:
     size = 26 if network == "whole" else 32
-    graph = capture(NETWORKS[network](), images(2, size=size), fusion)
+    graph = captured(NETWORKS[network], fusion, size)
     qparams = quantized(graph, images(4, size=size), SCHEMES[scheme], mixed_widths(graph, seed=1))
     integer = Integer().build(graph, qparams)
     batch = images(4, seed=1, size=size)
@@ -232,7 +232,7 @@ def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: st
 
 @pytest.mark.parametrize("network", ["tiny", "resnet20", "whole"])
 def test_no_float_between_the_quantized_images_and_the_logits(network: str) -> None:
-    graph = capture(NETWORKS[network](), images(2, size=26), Fusion.conv_bn_relu)
+    graph = captured(NETWORKS[network], Fusion.conv_bn_relu, 26)
     integer = Integer().build(graph, quantized(graph, images(4, size=26), SCHEMES["affine"], mixed_widths(graph, 0)))
     batch = images(4, seed=1, size=26)
     codes = integer.quantize(batch)
@@ -249,7 +249,7 @@ def test_the_proof_would_see_a_float() -> None:
 
 
 def test_one_scale_for_all_logits_keeps_them_apart() -> None:
-    graph = capture(cifar_resnet20(), images(2), Fusion.conv_bn_relu)
+    graph = captured(cifar_resnet20, Fusion.conv_bn_relu)
     qparams = quantized(graph, images(8), AFFINE, BitWidths(8, 8, {}))
     integer, batch = Integer().build(graph, qparams), images(8, seed=1)
     last = integer.codes(batch)["avg_pool.output"] if "avg_pool.output" in qparams else None
@@ -340,6 +340,6 @@ def test_floats_in_the_network_are_refused() -> None:
 
 
 def test_wide_grids_are_refused() -> None:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     with pytest.raises(InputError, match=r"engine=integer: input has 9 bits, .*use engine=simulate"):
         Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {"input": 9})))

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from engine_networks import torchvision_model
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import cifar_resnet20, images, tiny
+from small_networks import captured, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import quantize
@@ -37,10 +38,13 @@ from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 UNLIMITED = (-math.inf, math.inf)
 
 
-def prepared(model: nn.Module, fusion: Fusion, bits: int = 8, size: int = 16) -> tuple[QuantGraph, dict[str, QParams]]:
-    graph = capture(model, images(2, size=size), fusion)
+def on_grids(graph: QuantGraph, bits: int = 8, size: int = 16) -> tuple[QuantGraph, dict[str, QParams]]:
     specs = assign_specs(graph, AFFINE, BitWidths(bits, bits, {}))
     return graph, choose_qparams(calibrate(graph, [images(2, size=size)]), specs, MinMax(), MinMax())
+
+
+def prepared(model: nn.Module, fusion: Fusion, bits: int = 8) -> tuple[QuantGraph, dict[str, QParams]]:
+    return on_grids(capture(model, images(2), fusion), bits)
 
 
 def lowered(model: nn.Module, fusion: Fusion = Fusion.conv_bn_relu) -> Lowered:
@@ -107,8 +111,7 @@ def test_none_leaves_layers_in_float() -> None:
 @pytest.mark.parametrize("fusion", Fusion)
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"])
 def test_values_are_written_once_and_before_they_are_read(name: str, fusion: Fusion) -> None:
-    model = getattr(torchvision.models, name)(weights=None, num_classes=4).eval()
-    graph, qparams = prepared(model, fusion, size=32)
+    graph, qparams = on_grids(captured(torchvision_model(name), fusion, 32), size=32)
     network = lower(graph, qparams)
     written = {network.given.name, *graph.graph.constants}
     for step in network.steps:

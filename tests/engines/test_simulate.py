@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import SlowTwin, cifar_resnet20, images, tiny, watched
+from small_networks import SlowTwin, captured, cifar_resnet20, images, tiny, watched
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Simulate
-from quant_sweep.graph import FakeQuantize, Fusion, Network, QuantGraph, capture
+from quant_sweep.graph import FakeQuantize, Fusion, Network, QuantGraph
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
@@ -23,7 +23,7 @@ NETWORKS = {"tiny": tiny, "resnet20": cifar_resnet20}
 
 def prepared(network: str, fusion: Fusion, scheme: Scheme, seed: int) -> tuple[QuantGraph, dict[str, QParams]]:
     """A calibrated network whose tensors all have widths of their own, 2 to 16."""
-    graph = capture(NETWORKS[network](), images(2), fusion)
+    graph = captured(NETWORKS[network], fusion)
     draw = random.Random(seed)
     specs = assign_specs(graph, scheme, BitWidths(8, 8, {name: draw.randint(2, 16) for name in graph.names}))
     return graph, choose_qparams(calibrate(graph, [images(4)]), specs, MSE(), MinMax())
@@ -92,7 +92,7 @@ def quantizer_before(graph: QuantGraph, layer: str) -> str:
 
 @pytest.mark.parametrize("fusion", Fusion)
 def test_16_bits_are_nearly_float(fusion: Fusion) -> None:
-    graph = capture(cifar_resnet20(), images(2), fusion)
+    graph = captured(cifar_resnet20, fusion)
     batch = images(4)
     specs = assign_specs(graph, AFFINE, BitWidths(16, 16, {}))
     network = Simulate().build(graph, choose_qparams(calibrate(graph, [batch]), specs, MinMax(), MinMax()))
@@ -102,7 +102,7 @@ def test_16_bits_are_nearly_float(fusion: Fusion) -> None:
 
 
 def test_a_tensor_without_a_grid_stays_float() -> None:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     with torch.no_grad():
         assert torch.equal(Simulate().build(graph, {})(images(4)), Network(graph.graph)(images(4)))
 

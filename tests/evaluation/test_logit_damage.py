@@ -42,5 +42,5 @@ def test_batches_add_up() -> None:
         parts.update(original[rows], quantized[rows], labels[rows])
     assert vars(parts.damage()) == pytest.approx(vars(whole.damage()))
     right, still_right = ((z.argmax(1) == labels).sum().item() for z in (original, quantized))
-    assert whole.damage().accuracy_drop == pytest.approx(5 * (right - still_right))
+    assert whole.damage().drop == pytest.approx(5 * (right - still_right))
     assert whole.damage().logit_kl == pytest.approx(logit_kl(original, quantized).mean().item())

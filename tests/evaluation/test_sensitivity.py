@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import images, tiny, watched
+from small_networks import captured, images, tiny, watched
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
@@ -14,7 +14,7 @@ from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
 from quant_sweep.engines import Simulate
 from quant_sweep.evaluation.logit_damage import logit_kl
-from quant_sweep.evaluation.sensitivity import COLUMNS, Part, measure_sensitivity, own_sqnr_db, parts_of
+from quant_sweep.evaluation.sensitivity import Part, measure_sensitivity, own_sqnr_db, parts_of
 from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -70,7 +70,7 @@ def test_every_tensor_against_hooks_and_formulas() -> None:
     original = by_hand("none", qparams)
     right = (original.argmax(1) == LABELS).sum().item()
     assert measured.images == 24
-    assert measured.float_accuracy == pytest.approx(100 * right / 24)
+    assert measured.float_value == pytest.approx(100 * right / 24)
     single = {part.name: damage for part, damage in measured.damages.items() if len(part.tensors) == 1}
     assert set(single) == {*READS.values(), *(f"{layer}.weight" for layer in READS)}
     for name, damage in single.items():
@@ -82,7 +82,7 @@ def test_every_tensor_against_hooks_and_formulas() -> None:
         assert damage.logit_kl == pytest.approx(kl, rel=1e-6)
         assert damage.logit_kl > 0
         assert damage.logit_sqnr_db == pytest.approx(10 * math.log10(signal / noise), rel=1e-6)
-        assert damage.accuracy_drop == pytest.approx(100 * (right - (logits.argmax(1) == LABELS).sum().item()) / 24)
+        assert damage.drop == pytest.approx(100 * (right - (logits.argmax(1) == LABELS).sum().item()) / 24)
 
 
 @pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
@@ -99,11 +99,11 @@ def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> Non
             logits = Simulate().build(graph, {name: qparams[name] for name in part.tensors})(batch)
             assert damage.logit_kl == pytest.approx(logit_kl(original, logits).mean().item(), rel=1e-3, abs=1e-9)
             lost = (original.argmax(1) == labels).sum() - (logits.argmax(1) == labels).sum()
-            assert damage.accuracy_drop == pytest.approx(100 * lost.item() / 24)
+            assert damage.drop == pytest.approx(100 * lost.item() / 24)
 
 
 def test_parts() -> None:
-    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    graph = captured(tiny, Fusion.conv_bn_relu)
     parts = parts_of(graph, graph.names)
     assert parts[0] == Part("whole network", "network", graph.names)
     assert [(part.name, part.tensors) for part in parts if part.kind == "layer"] == [
@@ -149,7 +149,9 @@ def test_table_ranks_by_divergence_and_knows_the_tensors_own_ratio() -> None:
     graph = calibration.graph
     ratios = own_sqnr_db(graph, qparams, calibration.summaries)
     table = measure_sensitivity(graph, qparams, batches()).table(ratios)
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == [
+        *("name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db")
+    ]
     assert table["logit_kl"].is_monotonic_decreasing
     assert len(table) == len(parts_of(graph, graph.names))
     rows = table.set_index("name")
@@ -194,7 +196,7 @@ def test_grids_that_change_nothing_do_no_damage() -> None:
     specs = assign_specs(calibration.graph, AFFINE, BitWidths(2, 2, {}))
     qparams = choose_qparams(calibration, specs, MinMax(), MinMax())
     for damage in measure_sensitivity(calibration.graph, qparams, [(batch, torch.zeros(10).long())]).damages.values():
-        assert (damage.accuracy_drop, damage.logit_kl, damage.logit_sqnr_db) == (0.0, 0.0, math.inf)
+        assert (damage.drop, damage.logit_kl, damage.logit_sqnr_db) == (0.0, 0.0, math.inf)
 
 
 def test_nan_and_nothing() -> None:

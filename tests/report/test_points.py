@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_table import frame, run
 
-from quant_sweep.report.points import Accuracy, Bits, read_points, wilson
+from quant_sweep.report.measured import ACCURACY, Measured, wilson
+from quant_sweep.report.points import Bits, read_points
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ def test_wilson(correct: int, images: int, low: float, high: float) -> None:
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_holds_the_measured_value_and_stays_a_percentage(pair: tuple[int, int]) -> None:
     correct, images = pair
-    low, high = Accuracy(100 * correct / images, images).interval
+    low, high = Measured(ACCURACY, 100 * correct / images, images).interval
     assert 0 <= low <= 100 * correct / images + 1e-9
     assert 100 * correct / images - 1e-9 <= high <= 100
     assert low < high
@@ -47,11 +48,11 @@ def test_a_key_counts_once() -> None:
     )
     points = {point.key: point for point in read_points(runs, "point")}
     assert sorted(points) == ["a", "b"]
-    assert points["a"].accuracy == Accuracy(60.0, 10000)
+    assert points["a"].measured == Measured(ACCURACY, 60.0, 10000)
     assert points["b"].status == "running"
     assert [point.key for point in read_points(runs, "float")] == ["c"]
 
 
 def test_what_a_failed_run_left_is_no_accuracy() -> None:
     (point,) = read_points(frame(run("failed", accuracy=93.0)), "point")
-    assert point.accuracy is None
+    assert point.measured is None

@@ -1,6 +1,7 @@
 from runs_table import frame, run
 
-from quant_sweep.report.points import Accuracy, Bits, read_points
+from quant_sweep.report.measured import ACCURACY, Measured
+from quant_sweep.report.points import Bits, read_points
 from quant_sweep.report.sections import Section, split
 
 
@@ -11,7 +12,7 @@ def sections(*rows: dict[str, object]) -> list[Section]:
 
 def texts(section: Section) -> dict[tuple[str, str], str]:
     return {
-        (str(row), column): f"{cell.accuracy.percent:g}" if cell.accuracy else cell.status
+        (str(row), column): f"{cell.measured.value:g}" if cell.measured else cell.status
         for (row, column), cell in section.cells.items()
     }
 
@@ -73,8 +74,8 @@ def test_observer_parameters_that_differ_make_columns() -> None:
 def test_the_float_accuracy_comes_from_the_points_or_else_from_the_baseline() -> None:
     baseline = run(kind="float", accuracy=92.63, model="resnet32", key="f32")
     small, large = sections(baseline, run(accuracy=90.0), run("failed", model="resnet32"))
-    assert small.original == Accuracy(91.73, 10000)
-    assert large.original == Accuracy(92.63, 10000)
+    assert small.original == Measured(ACCURACY, 91.73, 10000)
+    assert large.original == Measured(ACCURACY, 92.63, 10000)
     (alone,) = sections(baseline, run("failed"))
     assert alone.original is None
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quant_sweep.runtime.tensor_file import digest_of, is_of_write_tensors, read_tensors, write_tensors
+from quant_sweep.runtime.tensor_file import digest_of, is_of_write_tensors, read_tensors, write_tensors, writing_rows
 
 TEXT = {"names": '["é", "b"]', "empty": ""}
 
@@ -134,3 +134,31 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
         write_tensors(path, {"x": torch.zeros(4)}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rows_make_the_file_that_whole_tensors_make(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.arange(10, dtype=torch.uint8).reshape(5, 2),
+        "b": torch.arange(5, dtype=torch.int64),
+        "c": torch.rand(5, 3, 1),
+    }
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with writing_rows(tmp_path / "rows", layout, lambda: {"x": "y"}) as write:
+        for row in range(5):
+            for name, tensor in tensors.items():
+                write(name, row, tensor[row])
+    write_tensors(tmp_path / "whole", tensors, {"x": "y"})
+    rows, whole = (read_tensors(tmp_path / name) for name in ("rows", "whole"))
+    assert (
+        (rows.digest, dict(rows.text))
+        == (whole.digest, dict(whole.text))
+        == (digest_of(tensors, {"x": "y"}), {"x": "y"})
+    )
+    assert all(torch.equal(rows.tensors[name], tensor) for name, tensor in tensors.items())
+    content = bytearray((tmp_path / "rows").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "rows").write_bytes(content)
+    assert read_tensors(tmp_path / "rows") is None
+    with pytest.raises(RuntimeError), writing_rows(tmp_path / "none", layout, dict):
+        raise RuntimeError
+    assert not (tmp_path / "none").exists()

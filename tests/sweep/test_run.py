@@ -20,7 +20,7 @@ from quant_sweep.models import write_checkpoint
 from quant_sweep.models.cifar_resnet import CifarResNet
 from quant_sweep.observers import FakeHist, MinMax
 from quant_sweep.quantization.quantize import quantize
-from quant_sweep.sweep import quantize_model, record, run
+from quant_sweep.sweep import float_model, quantize_model, record, run
 from quant_sweep.sweep.build import load_data, load_model, open_tracker, plain
 from quant_sweep.sweep.run import run_point
 
@@ -90,19 +90,21 @@ def test_one_pass_and_one_float_evaluation_serve_all_points(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[str] = []
-    for module, name in ((quantize_model, "calibrate"), (run, "evaluate")):
+    for module, name in ((quantize_model, "calibrate"), (run, "evaluate"), (float_model, "keep_outputs")):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, f=original, n=name: calls.append(n) or f(*a))
     cache = f"cache_dir={tmp_path}"
     for overrides in (["bits=8"], ["bits=4"], ["observer=minmax"], ["bits=8"], ["weight_bits=3", "batch_size=64"]):
         run_point(config(cache, *overrides), sweep=None)
     assert calls.count("calibrate") == 1
-    assert calls.count("evaluate") == 1 + 4, "float, and each point but the repeated one"
+    assert calls.count("keep_outputs") == 1
+    assert calls.count("evaluate") == 4, "each point but the repeated one"
     assert len(finished(config())) == 4
     assert len(finished(config(), "float")) == 1
-    quantize_model._calibration.cache_clear()  # as in another process
+    for kept in (quantize_model._calibration, float_model._float_model):
+        kept.cache_clear()  # as in another process
     run_point(config(cache, "bits=3"), sweep=None)
-    assert calls.count("calibrate") == 1
+    assert (calls.count("calibrate"), calls.count("keep_outputs")) == (1, 1)
     run_point(config(cache, "fusion=none"), sweep=None)
     run_point(config(cache, "calibration.images=65"), sweep=None)
     run_point(config(cache, "calibration.batch_size=16"), sweep=None)

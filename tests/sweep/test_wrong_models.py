@@ -11,7 +11,9 @@ from configured import composed
 
 from quant_sweep.errors import InputError, NotFiniteError
 from quant_sweep.evaluation.evaluate import evaluate
-from quant_sweep.sweep.build import load_data, load_model, open_tracker, plain
+from quant_sweep.sweep.build import load_data, open_tracker, plain
+from quant_sweep.sweep.point import read_point
+from quant_sweep.sweep.prepare import prepare
 from quant_sweep.sweep.store import check_store
 
 NETS = """
@@ -45,7 +47,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def model(*overrides: str) -> object:
         cfg = composed(f"outputs_dir={tmp_path}", "model=custom", *overrides)
-        return load_model(plain(cfg.model), load_data(plain(cfg.data)))
+        return prepare(read_point(cfg))
 
     return model
 
