@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from quant_sweep.data import DataSet, ImageSet, calibration_indices
     from quant_sweep.engines import Engine, Int8, Integer, Simulate
     from quant_sweep.errors import InputError
+    from quant_sweep.evaluation.allocate import allocate
+    from quant_sweep.evaluation.budget import Budget
     from quant_sweep.evaluation.evaluate import Evaluation, evaluate
     from quant_sweep.evaluation.metrics import (
         PSNR,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         TopK,
         metric,
     )
+    from quant_sweep.evaluation.search_widths import Allocation
     from quant_sweep.graph import Fusion, QuantGraph, capture
     from quant_sweep.models.packed import packed, takes_packed
     from quant_sweep.observers import MSE, Entropy, FakeHist, Hist, MinMax, MovingAverage, Observer
@@ -44,7 +47,9 @@ __all__ = [
     "MSE",
     "PSNR",
     "Agreement",
+    "Allocation",
     "Bias",
+    "Budget",
     "Calibration",
     "Custom",
     "DataSet",
@@ -77,6 +82,7 @@ __all__ = [
     "Top1",
     "TopK",
     "__version__",
+    "allocate",
     "calibrate",
     "calibrate_sequentially",
     "calibration_indices",
@@ -95,10 +101,13 @@ _EXPORTS = {
     "data": ("DataSet", "ImageSet", "calibration_indices"),
     "engines": ("Engine", "Int8", "Integer", "Simulate"),
     "errors": ("InputError",),
+    "evaluation.allocate": ("allocate",),
+    "evaluation.budget": ("Budget",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "evaluation.metrics": (
         *("PSNR", "Agreement", "Custom", "LogitSQNR", "MeanIoU", "Metric", "SquaredError", "Top1", "TopK", "metric"),
     ),
+    "evaluation.search_widths": ("Allocation",),
     "graph": ("Fusion", "QuantGraph", "capture"),
     "models.packed": ("packed", "takes_packed"),
     "observers": ("MSE", "Entropy", "FakeHist", "Hist", "MinMax", "MovingAverage", "Observer"),

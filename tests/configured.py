@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from quant_sweep.cli.hydra_app import config_folder
 from quant_sweep.cli.schema import Report, Train, Ui, register
-from quant_sweep.cli.sweep_schema import Explain, Sensitivity, Sweep
+from quant_sweep.cli.sweep_schema import Allocate, Explain, Sensitivity, Sweep
 
 # The network of most tests of commands: names and shapes of ResNet-20, a third of its layers.
 RESNET8 = (
@@ -23,7 +23,7 @@ RESNET8 = (
 
 def composed(*overrides: str, config: str = "config") -> DictConfig:
     """What `quant-sweep OVERRIDES` would hand to its job."""
-    register(Sweep, Explain, Sensitivity, Train, Report, Ui)
+    register(Sweep, Explain, Sensitivity, Allocate, Train, Report, Ui)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose(config, overrides=list(overrides))
 

@@ -35,6 +35,7 @@ _CONFIGS = {
     "quant-sweep-ui": "ui_config",
     "quant-sweep-sensitivity": "sensitivity_config",
     "quant-sweep-explain": "explain_config",
+    "quant-sweep-allocate": "allocate_config",
 }
 _FEW_IMAGES = ["calibration.images=20", "calibration.batch_size=10"]
 

@@ -113,10 +113,13 @@ class SlowTwin:
     def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> None:
         self.graph = graph.graph
         self.constants = {
-            name: fake_quantize(value, qparams[name]) if name in {q.name for q in graph.weights} else value
+            name: fake_quantize(value, qparams[name])
+            if name in {q.name for q in graph.weights} & set(qparams)
+            else value
             for name, value in graph.graph.constants.items()
         }
-        self.grids = {(q.name, reader): qparams[q.name] for q in graph.activations for reader in q.readers}
+        on_grids = [q for q in graph.activations if q.name in qparams]
+        self.grids = {(q.name, reader): qparams[q.name] for q in on_grids for reader in q.readers}
         self.values: dict[str, Any] = {}
 
     def run(self, x: Tensor) -> Any:

@@ -85,7 +85,7 @@ def _images_at_once(graph: QuantGraph, batch: Tensor) -> int:
 def choose_qparams(
     calibration: Calibration, specs: Mapping[str, QuantSpec], observer: Observer, weight_observer: Observer
 ) -> dict[str, QParams]:
-    """Grids for all activations and weights, by tensor name, from summaries alone.
+    """Grids for the activations and weights named in `specs`, from summaries alone.
 
     Raises:
         InputError: a weight holds NaN or infinity (the message names it).
@@ -97,16 +97,17 @@ def choose_qparams(
 def choose_activation_qparams(
     calibration: Calibration, specs: Mapping[str, QuantSpec], observer: Observer
 ) -> dict[str, QParams]:
-    """Grids for all activations, by tensor name."""
-    return {name: observe(summary, specs[name], observer) for name, summary in calibration.summaries.items()}
+    """Grids for all activations that have one, by tensor name."""
+    found = calibration.summaries.items()
+    return {name: observe(summary, specs[name], observer) for name, summary in found if name in specs}
 
 
 def choose_weight_qparams(
     graph: QuantGraph, specs: Mapping[str, QuantSpec], weight_observer: Observer
 ) -> dict[str, QParams]:
-    """Grids for all weights, by tensor name; raises as `choose_qparams`."""
+    """Grids for all weights that have one, by tensor name; raises as `choose_qparams`."""
     qparams = {}
-    for quantizer in graph.weights:
+    for quantizer in (q for q in graph.weights if q.name in specs):
         weight, spec = graph.graph.constants[quantizer.name], specs[quantizer.name]
         try:
             summary = summarize_weight(weight, spec.channel_axis)

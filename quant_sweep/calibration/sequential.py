@@ -40,7 +40,7 @@ def calibrate_sequentially(
     Args:
         graph: the network.
         batches: inputs, float32 (n, ...) each, on the device to use.
-        specs: the grid of every tensor, by its name.
+        specs: the grid of every tensor, by its name; one without stays in float.
         observer, weight_observer: choose the ranges.
         update_batch_norm: normalise with each batch's own statistics on the way and re-estimate the running ones, as
             training would.
@@ -57,7 +57,8 @@ def calibrate_sequentially(
             f"calibration.update_batch_norm=true: fusion={graph.fusion.value} folds BatchNorm away; use fusion=none"
         )
     weights = choose_weight_qparams(graph, specs, weight_observer)
-    quantizers = {q.name: _ObserveThenQuantize(q.name, specs[q.name], observer) for q in graph.activations}
+    named = [q.name for q in graph.activations if q.name in specs]
+    quantizers = {name: _ObserveThenQuantize(name, specs[name], observer) for name in named}
     rounded = weights_on_grid(graph, weights)
     norms = _reestimated(rounded) if update_batch_norm else {}
     nodes = tuple(replace(node, operation=norms.get(node.name, node.operation)) for node in rounded.nodes)

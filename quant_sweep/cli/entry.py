@@ -37,6 +37,11 @@ def ui() -> None:
     _run("quant-sweep-ui", "ui")
 
 
+def allocate() -> None:
+    """`quant-sweep-allocate`."""
+    _run("quant-sweep-allocate", "allocate")
+
+
 def _run(command: str, module: str) -> None:
     with ended_by_signals(command):
         importlib.import_module(f"quant_sweep.cli.{module}").main()

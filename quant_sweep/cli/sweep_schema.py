@@ -32,7 +32,7 @@ class Sweep(Common):
     bits: Bits = MISSING
     weight_bits: Bits = MISSING
     activation_bits: Bits = MISSING
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: Any = field(default_factory=dict)
     fusion: Fusion = MISSING
     # omegaconf takes 8.5 for the int 8 and 2 for the bool True: these are checked with the values of groups.
     seed: Any = MISSING
@@ -47,6 +47,15 @@ class Explain(Sweep):
 
     layer: str = MISSING
     images: Any = MISSING
+
+
+@dataclass
+class Allocate(Sweep):
+    """`conf/allocate_config.yaml`."""
+
+    budget: Any = field(default_factory=dict)
+    widths: Any = MISSING
+    steps: Any = MISSING
 
 
 @dataclass

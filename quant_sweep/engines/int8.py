@@ -23,7 +23,7 @@ from quant_sweep.engines.lowering import (
     NetworkOfCodes,
     Program,
     See,
-    check_layers,
+    check_biases,
     check_weights,
     codes_by_quantizer,
     largest_product,
@@ -33,7 +33,7 @@ from quant_sweep.engines.lowering import (
 )
 from quant_sweep.engines.onednn import Placed, kernel_of, why_not_exact
 from quant_sweep.errors import InputError
-from quant_sweep.graph import QuantGraph
+from quant_sweep.graph import QuantGraph, weights_on_grid
 from quant_sweep.runtime.threads import FEWEST_IMAGES, Workers, in_parts
 
 # Images that pass through the network together, in each thread: enough to be worth a call of each kernel, and so few
@@ -54,9 +54,9 @@ class Int8(Engine):
         self.check(graph, {name: qparams[name].spec for name in graph.names if name in qparams})
         check_weights("int8", graph, qparams)
         lowered = lower(graph, qparams)
-        check_layers("int8", graph, qparams, lowered)
-        with torch.no_grad():
-            return IntegerNetwork(lowered, graph.graph.constants, qparams)
+        check_biases("int8", graph, lowered)
+        with torch.no_grad():  # a layer whose input has no grid is computed in float, with the weight of its grid
+            return IntegerNetwork(lowered, weights_on_grid(graph, qparams).constants, qparams)
 
 
 @final

@@ -11,7 +11,7 @@ What lies upstream of the tensor is what the float network computed, and is comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
@@ -84,13 +84,14 @@ class Sensitivities:
         return pd.DataFrame(rows).sort_values([rank, "name"], ascending=[False, True], ignore_index=True)
 
 
-def parts_of(graph: QuantGraph) -> tuple[Part, ...]:
-    """The whole network, every layer, every weight and every activation."""
+def parts_of(graph: QuantGraph, on_grids: Collection[str]) -> tuple[Part, ...]:
+    """The whole network, every layer, every weight and every activation, as far as `on_grids` are their tensors."""
+    layers = ((layer_of(q), tuple(n for n in (q.name, *_read_by(q, graph)) if n in on_grids)) for q in graph.weights)
     return (
-        Part("whole network", "network", graph.names),
-        *(Part(layer_of(q), "layer", (q.name, *_read_by(q, graph))) for q in graph.weights),
-        *(Part(q.name, "weight", (q.name,)) for q in graph.weights),
-        *(Part(q.name, "activation", (q.name,)) for q in graph.activations),
+        Part("whole network", "network", tuple(name for name in graph.names if name in on_grids)),
+        *(Part(name, "layer", tensors) for name, tensors in layers if tensors),
+        *(Part(q.name, "weight", (q.name,)) for q in graph.weights if q.name in on_grids),
+        *(Part(q.name, "activation", (q.name,)) for q in graph.activations if q.name in on_grids),
     )
 
 
@@ -116,7 +117,7 @@ def measure_sensitivity(
 
     Args:
         graph: the float network; it is not changed.
-        qparams: by tensor name, for all of the graph's.
+        qparams: by tensor name; a tensor without one stays in float.
         batches: normalised inputs, float32 (n, ...), on the device to use, and their labels, (n, ...) or none. What
             the float network computes of a batch is kept in memory while the parts are measured.
         metric: what to measure; None: the accuracy.
@@ -125,7 +126,7 @@ def measure_sensitivity(
         NotFiniteError: a logit is NaN.
         ValueError: there is no batch.
     """
-    parts = parts_of(graph)
+    parts = parts_of(graph, qparams)
     metric = metric or Top1()
     scores = {part: DamageSum(metric) for part in parts}
     grids: _Grids | None = None
@@ -150,12 +151,13 @@ def own_sqnr_db(
 
     Weights give theirs from their values, activations from what calibration saw; one without a summary is left out.
     """
-    weights = {q.name: graph.graph.constants[q.name].double() for q in graph.weights}
+    weights = {q.name: graph.graph.constants[q.name].double() for q in graph.weights if q.name in qparams}
     ratios = {
         name: sqnr_db((w**2).sum(), ((w - fake_quantize(w.float(), qparams[name])) ** 2).sum()).item()
         for name, w in weights.items()
     }
-    return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in summaries.items()}
+    seen = ((name, summary) for name, summary in summaries.items() if name in qparams)
+    return ratios | {name: sqnr_db_of(summary.total, qparams[name]).item() for name, summary in seen}
 
 
 def _checked(outputs: Any) -> Any:
@@ -170,9 +172,11 @@ class _Grids:
 
     def __init__(self, graph: QuantGraph, qparams: Mapping[str, QParams], device: torch.device) -> None:
         self.network = insert_at_quantizers(graph, {q.name: _unchanged for q in graph.activations}).to(device)
-        self.activations = {q.name: FakeQuantize(qparams[q.name]) for q in graph.activations}
+        self.activations = {q.name: FakeQuantize(qparams[q.name]) for q in graph.activations if q.name in qparams}
         self.weights = {
-            q.name: fake_quantize(graph.graph.constants[q.name], qparams[q.name]).to(device) for q in graph.weights
+            q.name: fake_quantize(graph.graph.constants[q.name], qparams[q.name]).to(device)
+            for q in graph.weights
+            if q.name in qparams
         }
 
     def of(self, part: Part) -> tuple[dict[str, FakeQuantize], dict[str, Tensor]]:

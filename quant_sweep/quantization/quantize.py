@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import Calibration, choose_qparams
 from quant_sweep.engines import Auto, Engine
 from quant_sweep.errors import InputError
 from quant_sweep.observers import MinMax, Observer
-from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.quantization.assignment import checked_assignment, read_assignment
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width, assign_specs
 from quant_sweep.recovery import OnGrids, Recovery, Step, recover
 
 
@@ -41,7 +43,7 @@ def quantize(
     observer: Observer,
     weight_observer: Observer | None = None,
     scheme: Scheme = AFFINE,
-    overrides: Mapping[str, int] | None = None,
+    overrides: Mapping[str, Width] | str | Path | None = None,
     recovery: Sequence[Recovery] = (),
     engine: Engine | None = None,
 ) -> Quantized:
@@ -53,7 +55,7 @@ def quantize(
         observer: chooses the ranges of activations.
         weight_observer: those of weights; MinMax() if None.
         scheme: the kind of grids.
-        overrides: other widths for some tensors, see `BitWidths`.
+        overrides: other widths for some tensors, see `BitWidths`; or a file of them, see `read_assignment`.
         recovery: methods that win back what is lost, in their order; they see the images of the calibration.
         engine: what will compute; if None integer kernels where they compute exactly, else the simulation, as the
             command has it.
@@ -63,19 +65,39 @@ def quantize(
             a recovery has no images to see.
     """
     graph = calibration.graph
-    widths = BitWidths(_width(weight_bits, bits), _width(activation_bits, bits), overrides or {})
+    if isinstance(overrides, str | Path):
+        overrides = read_assignment(Path(overrides))
+    single = checked_assignment(overrides or {})
+    widths = BitWidths(_width(weight_bits, bits), _width(activation_bits, bits), single)
     specs = assign_specs(graph, scheme, widths)
-    chosen = choose_qparams(calibration, specs, observer, weight_observer or MinMax())
-    quantized, steps = OnGrids(graph, scheme.tied(graph, chosen)), tuple[Step, ...]()
-    if recovery:
-        if calibration.batches is None:
-            raise InputError("recovery: it reads the images again; give calibrate() a list or tuple of batches")
-        recovered = recover(graph, quantized, calibration.batches, {str(i): step for i, step in enumerate(recovery)})
-        quantized, steps = recovered.on_grids(), tuple(recovered.steps.values())
+    quantized, steps = recovered(calibration, specs, observer, weight_observer or MinMax(), scheme, recovery)
     if engine is None:
         device = calibration.batches[0].device if calibration.batches else torch.device("cpu")
         engine = Auto().choose(graph, specs, device).engine
     return Quantized(engine.build(quantized.graph, quantized.qparams), quantized.qparams, steps)
+
+
+def recovered(
+    calibration: Calibration,
+    specs: Mapping[str, QuantSpec],
+    observer: Observer,
+    weight_observer: Observer,
+    scheme: Scheme,
+    recovery: Sequence[Recovery],
+) -> tuple[OnGrids, tuple[Step, ...]]:
+    """The network on its grids, recovered, and what each recovery did; for no engine in particular.
+
+    Raises:
+        InputError: as `quantize`.
+    """
+    graph = calibration.graph
+    quantized = OnGrids(graph, scheme.tied(graph, choose_qparams(calibration, specs, observer, weight_observer)))
+    if not recovery:
+        return quantized, ()
+    if calibration.batches is None:
+        raise InputError("recovery: it reads the images again; give calibrate() a list or tuple of batches")
+    made = recover(graph, quantized, calibration.batches, {str(i): step for i, step in enumerate(recovery)})
+    return made.on_grids(), tuple(made.steps.values())
 
 
 def _width(own: int | None, both: int | None) -> int:

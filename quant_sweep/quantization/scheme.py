@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph, after_clamp
+
+FLOAT: Final = "float"
+Width: TypeAlias = int | Literal["float"]  # bits; a tensor in float has no grid
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Scheme:
     def tied(self, graph: QuantGraph, qparams: Mapping[str, QParams]) -> dict[str, QParams]:
         """Grids as observers chose them -> the grids to use: the same, but for those before a ReLU that are tied."""
         after = after_clamp(graph) if self.same_grid_around_relu else {}
-        return {name: qparams[after.get(name, name)] for name in qparams}
+        return {name: qparams.get(after.get(name, name), grid) for name, grid in qparams.items()}
 
 
 AFFINE = Scheme(weight_per_channel=True, weight_narrow_range=True, activation_symmetric=False)
@@ -65,16 +69,16 @@ class BitWidths:
     Attributes:
         weights, activations: 2 to 16.
         overrides: other widths for some tensors, by name (`input`, `conv1.weight`) or by a leading part of the name
-            up to a dot (`linear`, `layer1.0`); the longest match counts.
+            up to a dot (`linear`, `layer1.0`); the longest match counts. "float" keeps a tensor in float.
     """
 
     weights: int
     activations: int
-    overrides: Mapping[str, int]
+    overrides: Mapping[str, Width]
 
 
 def assign_specs(graph: QuantGraph, scheme: Scheme, widths: BitWidths) -> dict[str, QuantSpec]:
-    """The grid of every quantized tensor of `graph`, by its name.
+    """The grid of every quantized tensor of `graph`, by its name; one that stays in float has none.
 
     Raises:
         InputError: a width is not 2 to 16, or an override names no tensor of the network.
@@ -83,11 +87,13 @@ def assign_specs(graph: QuantGraph, scheme: Scheme, widths: BitWidths) -> dict[s
         if not any(_covers(name, tensor) for tensor in graph.names):
             known = ", ".join(graph.names)
             raise InputError(f"overrides.{name}: no quantized tensor is called or begins like this; there are {known}")
-    specs = {p.name: scheme.activation(_bits(p.name, widths.activations, widths.overrides)) for p in graph.activations}
-    return specs | {p.name: scheme.weight(_bits(p.name, widths.weights, widths.overrides)) for p in graph.weights}
+    assigned = {p.name: _width(p.name, widths.activations, widths.overrides) for p in graph.activations}
+    specs = {name: scheme.activation(bits) for name, bits in assigned.items() if bits != FLOAT}
+    assigned = {p.name: _width(p.name, widths.weights, widths.overrides) for p in graph.weights}
+    return specs | {name: scheme.weight(bits) for name, bits in assigned.items() if bits != FLOAT}
 
 
-def _bits(tensor: str, default: int, overrides: Mapping[str, int]) -> int:
+def _width(tensor: str, default: int, overrides: Mapping[str, Width]) -> Width:
     matches = [name for name in overrides if _covers(name, tensor)]
     return overrides[max(matches, key=len)] if matches else default
 

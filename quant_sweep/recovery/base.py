@@ -45,3 +45,7 @@ class Recovery(ABC):
         Raises:
             InputError: the method cannot work on such a network.
         """
+
+    def same_network(self, original: QuantGraph) -> QuantGraph:
+        """The float network that methods after this one compare with: it computes what `original` computes."""
+        return original

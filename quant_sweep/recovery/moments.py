@@ -18,6 +18,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from quant_sweep.recovery.rows import sampled_rows
+from quant_sweep.recovery.walk import Layer
+
 
 @final
 class Moments:
@@ -41,6 +44,16 @@ class Moments:
         """H, float64 (groups, k, k), and C, (groups, k, out / groups); at least one row was added."""
         x, y, xx, xy = (total / self._count for total in self._sums)
         return xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :]
+
+
+@torch.no_grad()
+def moments_of(layer: Layer, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """H and C of a layer, as `Moments.centred` gives them, of some rows drawn over all its inputs."""
+    moments = Moments()
+    each = -(-rows // len(layer.inputs))
+    for x, y in zip(layer.inputs, layer.targets, strict=True):
+        moments.add(*sampled_rows(layer.operation, layer.original, x, y, each, generator))
+    return moments.centred()
 
 
 @torch.no_grad()

@@ -19,9 +19,9 @@ from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
 from quant_sweep.recovery.base import OnGrids, Recovery
-from quant_sweep.recovery.moments import Moments, damped, fitted
+from quant_sweep.recovery.moments import damped, fitted, moments_of
 from quant_sweep.recovery.rounding import Levels, round_weights
-from quant_sweep.recovery.rows import rows_of_weight, sampled_rows, weight_of_rows
+from quant_sweep.recovery.rows import rows_of_weight, weight_of_rows
 from quant_sweep.recovery.walk import Layer, walk
 
 _TIE = 0.499  # how far a weight may lie from its code, in codes, so that it is still the nearest
@@ -62,11 +62,7 @@ class Reconstruct(Recovery):
 
     def _weight(self, layer: Layer, generator: torch.Generator) -> tuple[Tensor, QParams]:
         spec = layer.grid.spec
-        moments = Moments()
-        each = -(-self.rows // len(layer.inputs))
-        for x, y in zip(layer.inputs, layer.targets, strict=True):
-            moments.add(*sampled_rows(layer.operation, layer.original, x, y, each, generator))
-        h, c = moments.centred()
+        h, c = moments_of(layer, self.rows, generator)
         w = fitted(rows_of_weight(layer.operation, layer.original).double(), h, c, self.damp)
         levels = Levels(spec.qmin, spec.qmax, spec.channel_axis is not None)
         codes, scale = round_weights(w, damped(h, self.damp), levels, self.sweeps)

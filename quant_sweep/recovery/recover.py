@@ -83,6 +83,7 @@ def recover(
     seen, kept_out = split_off(batches)
     for name, method in recoveries.items():
         result = recover_once(original, result, (seen, kept_out), name, method)
+        original = method.same_network(original) if result.steps[name].kept else original
     return result
 
 
@@ -152,12 +153,13 @@ def damage(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) 
     total, count = 0.0, 0
     for batch in batches:
         wanted, found = (pytree.tree_leaves(network.to(batch.device)(batch)) for network in networks)
-        total += len(batch) * sum(_apart(y, z) for y, z in zip(wanted, found, strict=True))
+        total += len(batch) * sum(apart(y, z) for y, z in zip(wanted, found, strict=True))
         count += len(batch)
     return total / count
 
 
-def _apart(wanted: Any, found: Any) -> float:
+def apart(wanted: Any, found: Any) -> float:
+    """How far one output is from that of the float network, as in `damage`."""
     wanted, found = wanted.double(), found.double()
     if wanted.dim() == 2 and wanted.shape[1] > 1:
         p, q = F.log_softmax(wanted, dim=1), F.log_softmax(found, dim=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion
 from quant_sweep.observers import Observer
@@ -37,7 +36,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         check_choice(group, settings[group])
     check_parts("recovery", settings["recovery"])
     check_places(settings)
-    _check_overrides(settings["overrides"])
     if not is_seed(settings["seed"]):
         raise InputError(f"seed={settings['seed']!r}: allowed are {SEEDS}")
     if not isinstance(settings["force"], bool):
@@ -73,16 +71,6 @@ def check_places(settings: Mapping[str, Any]) -> None:
     for key, value in places.items():
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise InputError(f"{key}={value!r}: allowed is the path of a {'file' if 'check' in key else 'folder'}")
-
-
-def _check_overrides(overrides: Any) -> None:
-    if not isinstance(overrides, Mapping):
-        raise InputError(f"overrides={overrides}: allowed is a mapping from tensors to bits, {{input: 8, linear: 8}}")
-    for name, bits in overrides.items():
-        try:
-            QuantSpec(bits)
-        except InputError as error:
-            raise InputError(f"overrides.{name}={str(error).removeprefix('bits=')}") from error
 
 
 def check_calibration(sequential: bool, update_batch_norm: bool, same_grid_around_relu: bool, fusion: Fusion) -> None:

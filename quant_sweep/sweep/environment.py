@@ -22,7 +22,7 @@ from quant_sweep.errors import InputError
 _PLACES = frozenset(
     {
         *("outputs_dir", "cache_dir", "tracking.uri", "tracking.artifacts", "tracking.lock_dir"),
-        *("data.root", "data.cache_dir", "model.checkpoint"),
+        *("data.root", "data.cache_dir", "model.checkpoint", "overrides"),
     }
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from quant_sweep.errors import InputError
 from quant_sweep.evaluation.metrics import Custom, Metric
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax, Observer
-from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme
+from quant_sweep.quantization.assignment import KINDS, checked_assignment, read_assignment
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width
 from quant_sweep.recovery import Recovery, check_enough
 from quant_sweep.report.run_name import run_name
 from quant_sweep.sweep.build import plain, resolve_device
@@ -163,6 +165,8 @@ def read_point(cfg: DictConfig) -> Point:
     written = from_environment(cfg)
     settings = plain(cfg)
     check_settings(settings)
+    settings["overrides"] = _assignment(settings["overrides"])
+    written.pop("overrides", None)  # what the file says is recorded, not its place
     engine = build("engine", settings["engine"])
     point = Point(
         settings=settings,
@@ -187,6 +191,15 @@ def read_point(cfg: DictConfig) -> Point:
     check_averages("observer", point.observer, one_batch, one)
     check_averages("weight_observer", point.weight_observer, True, "since a weight is seen once")
     return point
+
+
+def _assignment(overrides: Any) -> dict[str, Width]:
+    """The widths of single tensors, as they are typed or as a file has them."""
+    if isinstance(overrides, Mapping):
+        return checked_assignment(overrides)
+    if not isinstance(overrides, str) or not overrides.strip():
+        raise InputError(f"overrides={overrides}: {KINDS}")
+    return read_assignment(Path(overrides).expanduser())
 
 
 def _check_flow(flow: Flow, point: Point) -> None:

@@ -24,12 +24,12 @@ from quant_sweep.engines import Auto, Flow
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Observer
-from quant_sweep.recovery import OnGrids, Step
+from quant_sweep.recovery import OnGrids, Recovered, Step
 from quant_sweep.runtime.progress import tracked
 from quant_sweep.sweep.build import LoadedModel
 from quant_sweep.sweep.content_key import summaries_key
 from quant_sweep.sweep.prepare import Prepared
-from quant_sweep.sweep.recover_model import recover_model
+from quant_sweep.sweep.recover_model import float_network, recover_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class QuantizedModel:
         network: normalised images to logits.
         graph: the float network whose tensors lie on grids; after a recovery its weights already do.
         qparams: by tensor name.
-        summaries: by tensor name; empty where the flow keeps none.
+        summaries: by tensor name; empty where the flow keeps none, or where a recovery scaled the tensors since.
+        original: the float network that it is compared with.
         calibration_seconds: for this point; a pass that an earlier point made is not counted again.
         recovery: what each recovery did, by name; also what an earlier run did for this one.
     """
@@ -50,6 +51,7 @@ class QuantizedModel:
     qparams: Mapping[str, QParams]
     summaries: Mapping[str, Summary]
     calibration_seconds: float
+    original: QuantGraph
     recovery: Mapping[str, Step] = field(default_factory=dict)
 
 
@@ -63,16 +65,29 @@ def quantize_model(prepared: Prepared) -> QuantizedModel:
     calibration, qparams = _sequential(prepared) if prepared.point.sequential else _one_pass(prepared)
     seconds = time.perf_counter() - began
     recovered = recover_model(prepared, OnGrids(calibration.graph, qparams))
-    made = recovered.on_grids() if recovered.steps else recovered.quantized
+    made = _counted(recovered)
     network = engine.build(made.graph, made.qparams)
-    return QuantizedModel(network, made.graph, made.qparams, calibration.summaries, seconds, recovered.steps)
+    original = float_network(prepared, recovered.steps)
+    summaries = calibration.summaries if original is prepared.graph else {}
+    return QuantizedModel(network, made.graph, made.qparams, summaries, seconds, original, recovered.steps)
+
+
+def on_grids(prepared: Prepared) -> OnGrids:
+    """The network as the point says, before any engine computes it."""
+    calibration, qparams = _sequential(prepared) if prepared.point.sequential else _one_pass(prepared)
+    return _counted(recover_model(prepared, OnGrids(calibration.graph, qparams)))
+
+
+def _counted(recovered: Recovered) -> OnGrids:
+    """With the weights that count, where a recovery left them beside their grids."""
+    return recovered.on_grids() if recovered.steps else recovered.quantized
 
 
 def _by_flow(prepared: Prepared, flow: Flow, began: float) -> QuantizedModel:
     point, images = prepared.point, prepared.images
     observer = point.settings["observer"]["name"]
     network, qparams = flow.quantize(prepared.model.module, lambda: shown_batches(images, point.device), observer)
-    return QuantizedModel(network, prepared.graph, qparams, {}, time.perf_counter() - began)
+    return QuantizedModel(network, prepared.graph, qparams, {}, time.perf_counter() - began, prepared.graph)
 
 
 def shown_batches(images: CalibrationImages, device: torch.device) -> Iterator[Tensor]:
@@ -95,7 +110,7 @@ def _sequential(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]
 def _one_pass(prepared: Prepared) -> tuple[Calibration, Mapping[str, QParams]]:
     point, graph, specs = prepared.point, prepared.graph, prepared.specs
     calibration = _calibration(prepared.model, point.fusion, prepared.images, point.device, point.settings["cache_dir"])
-    weight_specs = tuple((weight.name, specs[weight.name]) for weight in graph.weights)
+    weight_specs = tuple((weight.name, specs[weight.name]) for weight in graph.weights if weight.name in specs)
     weights = _weight_qparams(prepared.model, point.fusion, weight_specs, point.weight_observer)
     activations = choose_activation_qparams(calibration, specs, point.observer)
     return calibration, point.scheme.tied(graph, activations | weights)

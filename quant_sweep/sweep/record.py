@@ -55,7 +55,8 @@ def record_result(
     Args:
         agreement: of an engine that computes on integer codes, with the simulation.
     """
-    weight_bits = {weight.name: prepared.specs[weight.name].bits for weight in quantized.graph.weights}
+    weights = (weight.name for weight in quantized.graph.weights if weight.name in prepared.specs)
+    weight_bits = {name: prepared.specs[name].bits for name in weights}
     metrics = {
         **_speed(evaluation),
         **_value(evaluation, ""),
@@ -72,7 +73,7 @@ def record_result(
             metrics[f"zero_point/{name}"] = grid.zero_point.item()
     record.metrics(metrics)
     _record_kind(record, evaluation)
-    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, prepared.graph)
+    table = qparams_table(quantized.graph, quantized.qparams, quantized.summaries, quantized.original)
     record.table(csv_safe(table), "qparams.csv")
     activations = activations_table(table, quantized.graph, agreement)
     record.table(csv_safe(activations), "activations.csv")

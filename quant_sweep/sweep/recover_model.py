@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.graph import QuantGraph
 from quant_sweep.recovery import OnGrids, Recovered, Step, recover_once, split_off
 from quant_sweep.runtime.disk_cache import made_once
 from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
@@ -40,8 +41,8 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
     def make() -> Recovered:
         before = _recovered(prepared, quantized, names[:-1]) if names[1:] else Recovered(quantized, {})
         batches = split_off(prepared.images.batches(prepared.point.device))
-        method = prepared.point.recoveries[names[-1]]
-        return recover_once(prepared.graph, before, batches, names[-1], method)
+        original = float_network(prepared, before.steps)
+        return recover_once(original, before, batches, names[-1], prepared.point.recoveries[names[-1]])
 
     folder = Path(prepared.point.settings["cache_dir"]).expanduser() / "recovered"
     path = folder / f"{recovered_key(prepared, names)}.safetensors"
@@ -51,6 +52,14 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
         make,
         lambda file, made: write_recovered(file, made, quantized),
     )
+
+
+def float_network(prepared: Prepared, steps: Mapping[str, Step]) -> QuantGraph:
+    """What a network is compared with after some recoveries: the float network, perhaps written another way."""
+    original = prepared.graph
+    for name, step in steps.items():
+        original = prepared.point.recoveries[name].same_network(original) if step.kept else original
+    return original
 
 
 def recovered_key(prepared: Prepared, names: list[str]) -> str:

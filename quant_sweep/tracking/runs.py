@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-Kind: TypeAlias = Literal["point", "float", "train", "sweep", "sensitivity"]
+Kind: TypeAlias = Literal["point", "float", "train", "sweep", "sensitivity", "allocation"]
 Status: TypeAlias = Literal["finished", "failed", "killed", "running"]
 
 KEY, KIND, MARK, ERROR = (f"quant_sweep.{name}" for name in ("key", "kind", "complete", "error"))

@@ -15,7 +15,7 @@ import pytest
 from configured import RESNET8
 from hydra.core.global_hydra import GlobalHydra
 
-from quant_sweep.cli import explain, report, sensitivity, sweep, train, ui
+from quant_sweep.cli import allocate, explain, report, sensitivity, sweep, train, ui
 from quant_sweep.sweep import build, prepare, quantize_model
 from quant_sweep.sweep.content_key import code_version
 from quant_sweep.tracking import read_runs
@@ -29,6 +29,7 @@ COMMANDS: dict[str, ModuleType] = {
     "quant-sweep-explain": explain,
     "quant-sweep-sensitivity": sensitivity,
     "quant-sweep-ui": ui,
+    "quant-sweep-allocate": allocate,
 }
 CACHES = (
     build._data_set,

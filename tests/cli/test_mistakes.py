@@ -81,6 +81,7 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
         (["seed=x"], "seed='x': allowed are whole numbers from 0 to 4294967295"),
         (["batch_size=0"], "batch_size=0: allowed are whole numbers from 1"),
         (["overrides=5"], "overrides=5: "),
+        (["overrides=none.yaml"], "overrides=none.yaml: there is no such file; allowed is"),
         (["overrides={input: 1}"], f"overrides.input=1: {BITS}"),
         (["overrides.input=33"], f"overrides.input=33: {BITS}"),
         (["overrides={nonsense: 8}"], "overrides.nonsense: no quantized tensor is called or begins like this; there"),

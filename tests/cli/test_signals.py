@@ -97,7 +97,7 @@ def test_before_anything_is_imported_it_ends_the_process(tmp_path: Path) -> None
     assert (tmp_path / "log").read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["sweep", "train", "report", "explain", "sensitivity"])
+@pytest.mark.parametrize("name", ["sweep", "train", "report", "explain", "sensitivity", "allocate"])
 def test_entries_call_the_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     getattr(entry, name)  # imports nothing heavy

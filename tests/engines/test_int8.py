@@ -46,10 +46,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
-from quant_sweep.engines import Int8, Simulate
+from quant_sweep.engines import Int8, Integer, Simulate
 from quant_sweep.engines.lowering import Kernel, Layer
 from quant_sweep.engines.onednn import Placed, kernel_of, support
 from quant_sweep.errors import InputError
+from quant_sweep.evaluation.agreement import compare_with_simulation
 from quant_sweep.graph import Fusion, QuantGraph, capture, insert_at_quantizers, weights_on_grid
 from quant_sweep.graph.operations import Convolution
 from quant_sweep.observers import MSE, MinMax
@@ -339,11 +340,20 @@ def test_wide_grids_are_refused(name: str, bits: int, prepared: tuple[QuantGraph
 
 
 @pytest.mark.parametrize("name", ["input", "conv2.weight", "linear.weight", "adaptive_avg_pool2d.output"])
-def test_layers_without_grids_are_refused(name: str, prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
+def test_layers_without_grids_are_computed_in_float(name: str, prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
     graph, qparams = prepared
     assert name in qparams
-    with pytest.raises(InputError, match=f"engine=int8: {name} has no grid; use engine=simulate"):
-        Int8().build(graph, {key: value for key, value in qparams.items() if key != name})
+    rest = {key: value for key, value in qparams.items() if key != name}
+    network = Int8().build(graph, rest)
+    assert compare_with_simulation(network, graph, rest, images(8), 8).largest_lsb <= 1
+    torch.testing.assert_close(network(images(8)), Simulate().build(graph, rest)(images(8)), rtol=0.02, atol=0.02)
+    with pytest.raises(InputError, match=f"engine=integer: {name} has no grid; use engine=int8"):
+        Integer().build(graph, rest)
+
+
+def test_a_network_all_in_float_is_refused(prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    with pytest.raises(InputError, match="engine=int8: no layer has both its weight and its input on grids"):
+        Int8().build(prepared[0], {"input": prepared[1]["input"]})
 
 
 def test_grids_the_kernels_do_not_have_are_refused(prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:

@@ -92,7 +92,7 @@ def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> Non
     graph = calibration.graph
     measured = measure_sensitivity(graph, qparams, batches(7))
     batch, labels = batches()[0]
-    assert tuple(measured.damages) == parts_of(graph)
+    assert tuple(measured.damages) == parts_of(graph, graph.names)
     with torch.no_grad():
         original = Network(graph.graph)(batch)
         for part, damage in measured.damages.items():
@@ -104,7 +104,7 @@ def test_every_part_is_what_simulate_makes_of_its_tensors(fusion: Fusion) -> Non
 
 def test_parts() -> None:
     graph = captured(tiny, Fusion.conv_bn_relu)
-    parts = parts_of(graph)
+    parts = parts_of(graph, graph.names)
     assert parts[0] == Part("whole network", "network", graph.names)
     assert [(part.name, part.tensors) for part in parts if part.kind == "layer"] == [
         ("conv1", ("conv1.weight", "input")),
@@ -125,9 +125,8 @@ def test_a_layer_that_is_called_twice_reads_two_tensors() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(self.pool(self.relu(self.conv(x))))
 
-    layers = [
-        part for part in parts_of(capture(Twice().eval(), images(2), Fusion.conv_bn_relu)) if part.kind == "layer"
-    ]
+    graph = capture(Twice().eval(), images(2), Fusion.conv_bn_relu)
+    layers = [part for part in parts_of(graph, graph.names) if part.kind == "layer"]
     assert layers == [Part("conv", "layer", ("conv.weight", "input", "relu.output"))]
 
 
@@ -141,7 +140,7 @@ def test_what_lies_upstream_is_computed_once() -> None:
     assert [calls.count(layer) for layer in layers] == [
         1 + 4,
         1 + 7,
-        1 + len(parts_of(calibration.graph)),
+        1 + len(parts_of(calibration.graph, calibration.graph.names)),
     ]
 
 
@@ -154,7 +153,7 @@ def test_table_ranks_by_divergence_and_knows_the_tensors_own_ratio() -> None:
         *("name", "kind", "tensors", "accuracy_drop", "logit_kl", "logit_sqnr_db", "own_sqnr_db")
     ]
     assert table["logit_kl"].is_monotonic_decreasing
-    assert len(table) == len(parts_of(graph))
+    assert len(table) == len(parts_of(graph, graph.names))
     rows = table.set_index("name")
     assert rows.loc["conv2", "tensors"] == "conv2.weight relu.output"
     assert rows["own_sqnr_db"].notna().to_dict() == {name: name in graph.names for name in rows.index}

@@ -40,6 +40,7 @@ from quant_sweep.engines.lowering import (
     See,
     Step,
     Sum,
+    check_biases,
     check_layers,
     check_weights,
     codes_by_quantizer,
@@ -87,7 +88,8 @@ def _lowered(graph: QuantGraph, qparams: Mapping[str, QParams]) -> Lowered:
         InputError: one is not.
     """
     lowered = lower(graph, qparams)
-    check_layers("integer", graph, qparams, lowered)
+    check_layers(graph, qparams, lowered)
+    check_biases("integer", graph, lowered)
     _check_integer_only(graph, lowered)
     return lowered
 

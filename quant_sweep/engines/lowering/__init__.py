@@ -1,6 +1,12 @@
 """From a graph and its grids to steps of integer arithmetic, without saying which library computes them."""
 
-from quant_sweep.engines.lowering.eight_bits import check_layers, check_weights, largest_product, why_unsupported
+from quant_sweep.engines.lowering.eight_bits import (
+    check_biases,
+    check_layers,
+    check_weights,
+    largest_product,
+    why_unsupported,
+)
 from quant_sweep.engines.lowering.lower import lower
 from quant_sweep.engines.lowering.program import Kernel, NetworkOfCodes, Program, See, codes_by_quantizer, returned
 from quant_sweep.engines.lowering.steps import (
@@ -39,6 +45,7 @@ __all__ = [
     "Sum",
     "Value",
     "bounds",
+    "check_biases",
     "check_layers",
     "check_weights",
     "codes_by_quantizer",

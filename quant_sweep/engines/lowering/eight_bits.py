@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines.lowering.steps import Compute, Layer, Lowered
@@ -33,7 +33,14 @@ def why_unsupported(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> str | 
             return f"{name} must be signed, with zero_point 0, per tensor or per output channel"
         elif steps * _LARGEST_WEIGHT * weights[name][0].numel() > _LARGEST_SUM:
             return f"{name}: sums of {weights[name][0].numel()} products can overflow 32 bits"
+    if not any(_is_on_grids(graph, layer, specs) for quantizer in graph.weights for layer in quantizer.layers):
+        return "no layer has both its weight and its input on grids"
     return None
+
+
+def _is_on_grids(graph: QuantGraph, layer: str, specs: Collection[str]) -> bool:
+    node = graph.graph.node[layer]
+    return node.inputs[1] in specs and source_of(graph.graph, node.inputs[0], layer)[0] in specs
 
 
 def largest_product(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> tuple[int, int]:
@@ -41,10 +48,9 @@ def largest_product(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> tuple[
     products = [(0, 0)]
     for quantizer in graph.weights:
         for name in quantizer.layers:
-            layer = graph.graph.node[name]
-            source, _ = source_of(graph.graph, layer.inputs[0], name)
-            if source in specs and quantizer.name in specs:
-                weight = specs[quantizer.name]
+            if _is_on_grids(graph, name, specs):
+                layer, weight = graph.graph.node[name], specs[quantizer.name]
+                source, _ = source_of(graph.graph, layer.inputs[0], name)
                 products.append((specs[source].steps, max(-weight.qmin, weight.qmax)))
     return max(products, key=lambda product: product[0] * product[1])
 
@@ -63,18 +69,29 @@ def check_weights(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams]
             )
 
 
-def check_layers(engine: str, graph: QuantGraph, qparams: Mapping[str, QParams], lowered: Lowered) -> None:
-    """Refuse layers that have no integer form.
+def check_layers(graph: QuantGraph, qparams: Mapping[str, QParams], lowered: Lowered) -> None:
+    """Refuse layers that integers alone cannot compute.
 
     Raises:
-        InputError: a layer's weight or input has no grid, or its bias holds NaN or infinity.
+        InputError: a layer's weight or input has no grid.
     """
     for step in lowered.steps:
         if isinstance(step, Compute) and isinstance(step.operation, Weighted):
             node = graph.graph.node[step.out.name]
             source, _ = source_of(graph.graph, node.inputs[0], node.name)
             missing = node.inputs[1] if node.inputs[1] not in qparams else source
-            raise InputError(f"engine={engine}: {missing} has no grid; use engine=simulate, where it stays in float")
+            raise InputError(
+                f"engine=integer: {missing} has no grid; use engine=int8 or simulate, where it stays in float"
+            )
+
+
+def check_biases(engine: str, graph: QuantGraph, lowered: Lowered) -> None:
+    """Refuse a layer whose bias holds NaN or infinity.
+
+    Raises:
+        InputError: see above.
+    """
+    for step in lowered.steps:
         bias = step.bias if isinstance(step, Layer) else None
         if bias is not None and not bool(graph.graph.constants[bias].isfinite().all()):
             raise InputError(f"engine={engine}: {bias} holds NaN or infinity; use a sound checkpoint")

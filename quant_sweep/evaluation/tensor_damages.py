@@ -1,0 +1,109 @@
+"""What widths of single tensors do to the outputs of a network, measured where a search stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from quant_sweep.arithmetic.affine import fake_quantize
+from quant_sweep.graph import FakeQuantize, Network, QuantGraph, insert_at_quantizers, weights_on_grid
+from quant_sweep.quantization.scheme import FLOAT, Width
+from quant_sweep.recovery import OnGrids
+from quant_sweep.recovery.recover import apart
+from quant_sweep.runtime.full_precision import full_precision
+
+Widths = Mapping[str, Width]  # by tensor
+Damages = dict[str, dict[Width, float]]  # of each tensor at each width
+
+
+@torch.no_grad()
+@full_precision()
+def damage_and_changes(original: QuantGraph, state: OnGrids, batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean divergence of the outputs, and percent of the images with another class."""
+    wanted, found = Network(original.graph), _network(state)
+    total, changed, images = 0.0, 0, 0
+    for batch in batches:
+        pairs = list(zip(*(pytree.tree_leaves(n.to(batch.device)(batch)) for n in (wanted, found)), strict=True))
+        total += len(batch) * sum(apart(y, z) for y, z in pairs)
+        changed += int((pairs[0][0].argmax(-1) != pairs[0][1].argmax(-1)).reshape(len(batch), -1).any(1).sum())
+        images += len(batch)
+    return total / images, 100.0 * changed / images
+
+
+@torch.no_grad()
+@full_precision()
+def tensor_damages(
+    original: QuantGraph,
+    widths: Widths,
+    base: OnGrids,
+    states: Mapping[Width, OnGrids],
+    choices: Mapping[str, tuple[Width, ...]],
+    batches: Sequence[Tensor],
+) -> Damages:
+    """The damage to the outputs when one tensor of a network gets another width.
+
+    Args:
+        widths: those of `base`, by tensor.
+        base: the network; weights on their grids.
+        states: the same at every width; FLOAT is `original`.
+        choices: the widths to measure, by tensor.
+        batches: inputs; what `base` makes of one is kept in memory meanwhile.
+
+    Returns:
+        by tensor and width, for the width of `base` its own damage.
+    """
+    every: dict[Width, OnGrids] = {**states, FLOAT: OnGrids(original, {})}
+    wanted, network = (
+        Network(original.graph),
+        insert_at_quantizers(
+            base.graph,
+            {q.name: _stand_in(base, q.name) for q in base.graph.activations},
+            weights_on_grid(base.graph, base.qparams),
+        ),
+    )
+    weights = {q.name: q.layers for q in base.graph.weights}
+    found: Damages = {name: dict.fromkeys(choice, 0.0) for name, choice in choices.items()}
+    images = sum(len(batch) for batch in batches)
+    for batch in batches:
+        outputs = pytree.tree_leaves(wanted.to(batch.device)(batch))
+        values = network.to(batch.device).values(batch, keep=lambda _: True)
+        own = sum(apart(y, z) for y, z in zip(outputs, pytree.tree_leaves(network.returned(values)), strict=True))
+        for name, choice in choices.items():
+            for width in choice:
+                damage = own
+                if width != widths.get(name):
+                    inserted = {} if name in weights else {name: _stand_in(every[width], name)}
+                    constants = _swapped(base, every[width], name, weights[name]) if name in weights else {}
+                    constants = {key: value.to(batch.device) for key, value in constants.items()}
+                    made = pytree.tree_leaves(network.again(values, inserted, constants))
+                    damage = sum(apart(y, z) for y, z in zip(outputs, made, strict=True))
+                found[name][width] += damage * len(batch) / images
+    return found
+
+
+def _network(state: OnGrids) -> Network:
+    grids = {q.name: _stand_in(state, q.name) for q in state.graph.activations}
+    return insert_at_quantizers(state.graph, grids, weights_on_grid(state.graph, state.qparams))
+
+
+def _stand_in(state: OnGrids, name: str) -> Callable[[Tensor], Tensor]:
+    return FakeQuantize(state.qparams[name]) if name in state.qparams else _unchanged
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _swapped(base: OnGrids, other: OnGrids, weight: str, layers: Sequence[str]) -> dict[str, Tensor]:
+    """A weight of another network, with the bias that its layer has there."""
+    graph, there = base.graph.graph, other.graph.graph
+    value = there.constants[weight]
+    made = {weight: fake_quantize(value, other.qparams[weight]) if weight in other.qparams else value}
+    if len(layers) > 1 or len(graph.node[layers[0]].inputs) < 3:
+        return made
+    bias, theirs = graph.node[layers[0]].inputs[2], there.node[layers[0]].inputs[2:]
+    made[bias] = there.constants[theirs[0]] if theirs else torch.zeros_like(graph.constants[bias])
+    return made

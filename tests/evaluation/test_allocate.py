@@ -1,0 +1,130 @@
+"""The search for widths: its measurements against networks built anew, and that it finds what helps."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from layer_networks import several
+from small_networks import images, tiny
+
+from quant_sweep.calibration.one_pass import Calibration, calibrate
+from quant_sweep.engines import Simulate
+from quant_sweep.errors import InputError
+from quant_sweep.evaluation.allocate import allocate, judging_batches, width_choices
+from quant_sweep.evaluation.budget import Budget, parse_budget
+from quant_sweep.evaluation.tensor_damages import damage_and_changes, tensor_damages
+from quant_sweep.graph import Fusion, capture
+from quant_sweep.observers import MSE, MinMax
+from quant_sweep.quantization.allocation import network_size
+from quant_sweep.quantization.quantize import quantize, recovered
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.recovery import Bias, OnGrids
+from quant_sweep.recovery.recover import damage
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return calibrate(capture(tiny(), images(2), Fusion.conv_bn_relu), [images(64)])
+
+
+def at(calibration: Calibration, widths: Mapping[str, object], recovery: tuple[Bias, ...] = ()) -> OnGrids:
+    specs = assign_specs(calibration.graph, AFFINE, BitWidths(8, 8, widths))
+    return recovered(calibration, specs, MSE(), MinMax(), AFFINE, recovery)[0]
+
+
+def test_the_damage_of_one_tensor_is_that_of_a_network_with_its_width(calibration: Calibration) -> None:
+    graph, batches = calibration.graph, [images(8, seed=4), images(3, seed=5)]
+    base = dict.fromkeys(graph.names, 4)
+    states = {bits: at(calibration, dict.fromkeys(graph.names, bits)) for bits in (2, 4)}
+    choices = dict.fromkeys(graph.names, (2, 4, "float"))
+    found = tensor_damages(graph, base, states[4], states, choices, batches)
+    for name in ("input", "conv2.weight", "linear.weight"):
+        for width in choices[name]:
+            anew = damage(graph, at(calibration, {**base, name: width}), batches)
+            assert found[name][width] == pytest.approx(anew, rel=1e-3, abs=1e-6)
+    alone = tensor_damages(graph, dict.fromkeys(graph.names, "float"), OnGrids(graph, {}), states, choices, batches)
+    everything_else = {name: "float" for name in graph.names if name != "relu.output"}
+    anew = damage(graph, at(calibration, {**everything_else, "relu.output": 2}), batches)
+    assert alone["relu.output"][2] == pytest.approx(anew, rel=1e-3, abs=1e-6)
+    assert alone["relu.output"]["float"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_recovered_weight_comes_with_its_bias(calibration: Calibration) -> None:
+    graph, batches = calibration.graph, [images(8, seed=4)]
+    states = {bits: at(calibration, dict.fromkeys(graph.names, bits), (Bias(),)) for bits in (2, 4)}
+    found = tensor_damages(graph, dict.fromkeys(graph.names, 4), states[4], states, {"conv1.weight": (2,)}, batches)
+    base, other = states[4], states[2]
+    theirs = {name: other.graph.graph.constants[name] for name in base.graph.graph.node["conv1.output"].inputs[1:]}
+    whole = replace(base.graph.graph, constants={**base.graph.graph.constants, **theirs})
+    by_hand = OnGrids(replace(base.graph, graph=whole), {**base.qparams, "conv1.weight": other.qparams["conv1.weight"]})
+    assert found["conv1.weight"][2] == pytest.approx(damage(graph, by_hand, batches), rel=1e-3)
+
+
+def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: Calibration) -> None:
+    graph, size = calibration.graph, network_size(calibration.graph)
+    found = allocate(calibration, budget=Budget(like_uniform=4), observer=MSE(), widths=(2, 3, 4, 6, 8), steps=2)
+    uniform = next(one for one in found.candidates if one.name == "uniform 4")
+    assert found.chosen.damage < uniform.damage
+    assert found.images == 8
+    caps = Budget(like_uniform=4).caps(size, graph)
+    assert all(size.costs(found.chosen.widths)[name] <= most * (1 + 1e-6) for name, most in caps.items())
+    assert len({one.name for one in found.candidates}) == len(found.candidates)
+    made = quantize(calibration, bits=8, observer=MSE(), overrides=found.chosen.widths, engine=Simulate())
+    again, _ = damage_and_changes(graph, at(calibration, found.chosen.widths), judging_batches(calibration.batches))
+    assert again == pytest.approx(found.chosen.damage)
+    assert {name: grid.spec.bits for name, grid in made.qparams.items()} == found.chosen.widths
+
+
+def test_the_least_cost_for_so_many_changes(calibration: Calibration) -> None:
+    found = allocate(calibration, budget=Budget(max_drop=13), observer=MSE(), widths=(2, 4, 8), steps=2)
+    assert found.chosen.changed <= 13
+    enough = [one for one in found.candidates if one.changed <= 13]
+    assert found.chosen.costs["bit_operations"] == min(one.costs["bit_operations"] for one in enough)
+
+
+def test_settled_widths_stay(calibration: Calibration) -> None:
+    graph = calibration.graph
+    choices = width_choices(graph, AFFINE, {"linear": "float", "input": 8, "conv1.weight": 2}, (2, 4, 8))
+    assert (choices["linear.weight"], choices["input"], choices["conv1.weight"]) == (("float",), (8,), (2,))
+    assert choices["conv2.weight"] == (2, 4, 8)
+    settled = {"input": 8, "linear": "float"}
+    found = allocate(
+        calibration, budget=Budget(mean_bits=12), observer=MSE(), overrides=settled, widths=(2, 4), steps=1
+    )
+    assert (found.chosen.widths["input"], found.chosen.widths["linear.weight"]) == (8, "float")
+
+
+def test_other_layers() -> None:
+    calibration = calibrate(capture(several(), images(2), Fusion.none), [images(16)])
+    budget = Budget(bitops=1.0, megabytes=0.01)
+    found = allocate(calibration, budget=budget, observer=MSE(), recovery=[Bias()], widths=(3, 6), steps=1)
+    assert set(found.chosen.widths) == set(calibration.graph.names)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "budget: give budget.megabytes, "),
+        ({"megabytes": -1}, r"budget.megabytes=-1: allowed are numbers above 0"),
+        ({"bits": 3}, r"budget.bits: no such limit; allowed are megabytes, "),
+        ({"max_drop": 1, "bitops": 2}, r"budget.max_drop: it asks for the least cost"),
+        ("like_uniform_1", "budget=like_uniform_1: allowed are like_uniform_2 to"),
+        ("uniform", "budget=uniform: allowed are like_uniform_2 to like_uniform_16, and budget.megabytes, "),
+    ],
+)
+def test_budgets_that_are_none(given: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_budget(given)
+
+
+def test_what_cannot_be_kept_to(calibration: Calibration) -> None:
+    with pytest.raises(InputError, match=r"budget.mean_bits=1.5: no assignment .* the fewest bits the weights take"):
+        allocate(calibration, budget=Budget(mean_bits=1.5), observer=MSE(), widths=(2, 4))
+    with pytest.raises(InputError, match=r"budget.megabytes=1e-06: biases and the like alone take"):
+        allocate(calibration, budget=Budget(megabytes=1e-6), observer=MSE(), widths=(2,))
+    with pytest.raises(InputError, match=r"widths=\['float'\]: at least one must be a whole number"):
+        allocate(calibration, budget=Budget(mean_bits=4), observer=MSE(), widths=("float",))
+    with pytest.raises(InputError, match="give calibrate"):
+        allocate(Calibration(calibration.graph, calibration.summaries), budget=Budget(mean_bits=4), observer=MSE())
+    with pytest.raises(InputError, match=r"widths=\[1, 4\]: allowed are the whole numbers 2 to 16, and float"):
+        allocate(calibration, budget=Budget(mean_bits=4), observer=MSE(), widths=(1, 4))

@@ -1,0 +1,147 @@
+"""The integer program against all assignments of small networks, and what networks cost."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layer_networks import several
+from small_networks import images, tiny
+from torch import Tensor, nn
+
+from quant_sweep.graph import Fusion, capture
+from quant_sweep.quantization.allocation import (
+    ACTIVATION_BITS,
+    BIT_OPERATIONS,
+    WEIGHT_BITS,
+    LayerSize,
+    NetworkSize,
+    bits_of,
+    least_damage,
+    network_size,
+    sharing_groups,
+)
+
+WIDTHS = (2, 4, 8, "float")
+SIZE = NetworkSize({"w1": 9, "w2": 40}, {"a1": 100, "a2": 7}, [LayerSize("w1", "a1", 900), LayerSize("w2", "a2", 40)])
+GROUPS = [("a1",), ("a2", "w2"), ("w1",)]  # a weight with an activation: nobody needs it, and the program may not care
+
+
+def brute(
+    damages: Mapping[str, Mapping[object, float]], groups: Sequence[tuple[str, ...]], caps: Mapping[str, float]
+) -> float | None:
+    """The least sum of damages over all assignments within the caps."""
+    found = []
+    for chosen in itertools.product(WIDTHS, repeat=len(groups)):
+        widths = {name: width for group, width in zip(groups, chosen, strict=True) for name in group}
+        if all(SIZE.costs(widths)[name] <= most * (1 + 1e-9) for name, most in caps.items()):
+            found.append(sum(damages[name][width] for name, width in widths.items()))
+    return min(found, default=None)
+
+
+falling = st.lists(st.floats(0, 10), min_size=4, max_size=4).map(
+    lambda values: dict(zip(WIDTHS, sorted(values, reverse=True), strict=True))
+)
+cap = st.floats(1.2, 40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    damages=st.fixed_dictionaries(dict.fromkeys(("w1", "w2", "a1", "a2"), falling)),
+    caps=st.dictionaries(st.sampled_from([WEIGHT_BITS, ACTIVATION_BITS, BIT_OPERATIONS]), cap, min_size=1),
+)
+def test_no_assignment_within_the_caps_does_less_damage(
+    damages: dict[str, dict[object, float]], caps: dict[str, float]
+) -> None:
+    ones = SIZE.costs(dict.fromkeys(("w1", "w2", "a1", "a2"), 2))
+    caps = {name: ones[name] / 2 * factor for name, factor in caps.items()}
+    found, least = least_damage(damages, GROUPS, SIZE, caps), brute(damages, GROUPS, caps)
+    assert (found is None) == (least is None)
+    if found is not None and least is not None:
+        assert found["a2"] == found["w2"]
+        assert all(SIZE.costs(found)[name] <= most * (1 + 1e-6) for name, most in caps.items())
+        assert sum(damages[name][width] for name, width in found.items()) <= least * (1 + 1e-3) + 1e-6
+
+
+def test_near_and_tried() -> None:
+    names = ("w1", "w2", "a1", "a2")
+    damages = {name: dict(zip(WIDTHS, (4.0 - i, 2.0, 1.0, 0.0), strict=True)) for i, name in enumerate(names)}
+    groups, start = [(name,) for name in names], dict.fromkeys(names, 2)
+    one = least_damage(damages, groups, SIZE, {}, near=(start, 1))
+    assert one == {**start, "w1": "float"}
+    other = least_damage(damages, groups, SIZE, {}, near=(start, 1), tried=[one])
+    assert other == {**start, "w2": "float"}
+
+
+def test_more_bits_do_no_more_damage() -> None:
+    damages = {name: {2: 1.0, 4: 0.0, 8: 0.5} for name in ("w1", "w2", "a1", "a2")}
+    found = least_damage(damages, [(name,) for name in damages], SIZE, {})
+    assert set(found.values()) <= {4, 8}, "noise at 8 bits is no reason for 4, nor against them"
+
+
+def slow_products(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Counted by hooks: outputs of a layer times the weights of each, or inputs times the weights of each."""
+    found: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, given: Tensor, made: Tensor) -> None:
+        if isinstance(module, nn.ConvTranspose2d):
+            found[f"{name}.weight"] = given[0].numel() * module.weight[0].numel()
+        else:
+            found[f"{name}.weight"] = made[0].numel() * module.weight[0].numel()
+
+    for name, module in model.named_modules():
+        if hasattr(module, "weight") and module.weight.dim() > 1:
+            module.register_forward_hook(lambda m, given, made, n=name: count(n, m, given[0], made))
+    with torch.no_grad():
+        model(x)
+    return found
+
+
+def test_costs_of_a_network() -> None:
+    graph = capture(several(), images(2), Fusion.conv_bn_relu)
+    size = network_size(graph)
+    assert {call.weight: call.products for call in size.layers} == slow_products(several(), images(1))
+    assert {call.input for call in size.layers} <= set(size.activations)
+    uniform = size.costs(dict.fromkeys(graph.names, 4))
+    assert uniform[WEIGHT_BITS] == 4 * sum(graph.graph.constants[q.name].numel() for q in graph.weights)
+    assert uniform[BIT_OPERATIONS] == 16 * sum(call.products for call in size.layers)
+    assert uniform[ACTIVATION_BITS] == 4 * sum(size.activations.values())
+    assert size.costs({})[BIT_OPERATIONS] == 64 * uniform[BIT_OPERATIONS]
+    assert bits_of("float") == 32
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(3, 3, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.relu(self.a(x)), torch.relu(self.b(x))
+        return self.d(torch.relu(self.c(torch.cat([a, b], 1)[:, :3]) + a)).mean((2, 3))
+
+
+def test_what_a_sum_or_a_concatenation_reads_shares_a_width() -> None:
+    groups = sharing_groups(capture(Joined().eval(), images(2), Fusion.conv_bn_relu), {})
+    together = [group for group in groups if len(group) > 1]
+    assert together == [("relu.output", "relu_1.output")]
+    graph = capture(tiny(), images(2), Fusion.none)
+    assert sorted(name for group in sharing_groups(graph, {}) for name in group) == sorted(graph.names)
+    assert ("conv2.weight", "linear.weight") in sharing_groups(graph, {"conv2.weight": "linear.weight"})
+
+
+def test_nothing_fits() -> None:
+    damages = {name: {2: 1.0} for name in ("w1", "w2", "a1", "a2")}
+    assert least_damage(damages, [(name,) for name in damages], SIZE, {WEIGHT_BITS: 1.0}) is None
+
+
+@pytest.mark.parametrize("tensor", ["conv1.weight", "input"])
+def test_bits_go_where_they_matter(tensor: str) -> None:
+    graph = capture(tiny(), images(2), Fusion.conv_bn_relu)
+    damages = {name: {b: (10.0 if name == tensor else 0.1) * 4.0**-b for b in (2, 3, 4, 6, 8)} for name in graph.names}
+    size = network_size(graph)
+    caps = size.costs(dict.fromkeys(graph.names, 4))
+    found = least_damage(damages, sharing_groups(graph, {}), size, caps)
+    assert found[tensor] > 4
+    assert all(size.costs(found)[name] <= most for name, most in caps.items())
