@@ -15,7 +15,7 @@ import torch
 from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.engines.base import Engine
 from quant_sweep.engines.int8 import Int8
-from quant_sweep.engines.lowering import largest_product, why_unsupported
+from quant_sweep.engines.lowering import largest_product, why_unsupported, why_without_layers
 from quant_sweep.engines.onednn import why_not_exact
 from quant_sweep.engines.simulate import Simulate
 from quant_sweep.graph import QuantGraph
@@ -44,7 +44,8 @@ class Auto:
     def choose(self, graph: QuantGraph, specs: Mapping[str, QuantSpec], device: torch.device) -> Choice:
         """The engine for `graph` on grids of `specs`, by tensor name."""
         reason = f"int8 computes on the CPU, not on {device.type}" if device.type not in Int8.devices else None
-        reason = reason or why_unsupported(graph, specs) or why_not_exact(*largest_product(graph, specs))
+        reason = reason or why_unsupported(graph, specs) or why_without_layers(graph, specs)
+        reason = reason or why_not_exact(*largest_product(graph, specs))
         if reason is None:
             return Choice("int8", Int8(), "this CPU's integer kernels compute it exactly")
         return Choice("simulate", Simulate(), reason)

@@ -30,6 +30,7 @@ from quant_sweep.engines.lowering import (
     lower,
     returned,
     why_unsupported,
+    why_without_layers,
 )
 from quant_sweep.engines.onednn import Placed, kernel_of, why_not_exact
 from quant_sweep.errors import InputError
@@ -46,7 +47,8 @@ class Int8(Engine):
     """Integer kernels of the CPU."""
 
     def check(self, graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> None:
-        reason = why_unsupported(graph, specs) or why_not_exact(*largest_product(graph, specs))
+        reason = why_unsupported(graph, specs) or why_without_layers(graph, specs)
+        reason = reason or why_not_exact(*largest_product(graph, specs))
         if reason is not None:
             raise InputError(f"engine=int8: {reason}; use engine=simulate")
 

@@ -6,6 +6,7 @@ from quant_sweep.engines.lowering.eight_bits import (
     check_weights,
     largest_product,
     why_unsupported,
+    why_without_layers,
 )
 from quant_sweep.engines.lowering.lower import lower
 from quant_sweep.engines.lowering.program import Kernel, NetworkOfCodes, Program, See, codes_by_quantizer, returned
@@ -55,4 +56,5 @@ __all__ = [
     "returned",
     "same_grid",
     "why_unsupported",
+    "why_without_layers",
 ]

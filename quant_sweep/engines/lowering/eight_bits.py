@@ -33,9 +33,19 @@ def why_unsupported(graph: QuantGraph, specs: Mapping[str, QuantSpec]) -> str | 
             return f"{name} must be signed, with zero_point 0, per tensor or per output channel"
         elif steps * _LARGEST_WEIGHT * weights[name][0].numel() > _LARGEST_SUM:
             return f"{name}: sums of {weights[name][0].numel()} products can overflow 32 bits"
-    if not any(_is_on_grids(graph, layer, specs) for quantizer in graph.weights for layer in quantizer.layers):
-        return "no layer has both its weight and its input on grids"
     return None
+
+
+def why_without_layers(graph: QuantGraph, specs: Collection[str]) -> str | None:
+    """What leaves kernels of 8 bits without a layer to compute; None if they have one, or there is none.
+
+    Args:
+        specs: names of the tensors that are on grids.
+    """
+    layers = [layer for quantizer in graph.weights for layer in quantizer.layers]
+    if not layers or any(_is_on_grids(graph, layer, specs) for layer in layers):
+        return None
+    return "no layer has both its weight and its input on grids"
 
 
 def _is_on_grids(graph: QuantGraph, layer: str, specs: Collection[str]) -> bool:

@@ -151,7 +151,7 @@ def standard_error(metric: Metric, statistics: Tensor, original: Tensor | None =
 
 def _influence(metric: Metric, statistics: Tensor) -> Tensor:
     """First-order change of the metric when a sample weighs more, times the number of samples, (n,)."""
-    with torch.enable_grad():
-        mean = statistics.mean(dim=0).clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(metric.value(mean), mean)
-    return (statistics - statistics.mean(dim=0)) @ gradient
+    mean = statistics.mean(dim=0)
+    # Forward, one statistic after the other: a process that was forked has no threads for going backward.
+    slopes = [torch.func.jvp(metric.value, (mean,), (one,))[1] for one in torch.eye(len(mean), dtype=mean.dtype)]
+    return (statistics - mean) @ torch.stack(slopes)
