@@ -84,6 +84,16 @@ def test_standard_errors_are_those_of_resampled_test_sets(name: str) -> None:
     assert standard_error(measured, statistics, statistics) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", TWINS)
+def test_gradients_are_those_of_the_values(name: str) -> None:
+    measured, batch, _ = TWINS[name]
+    mean = measured.statistics(batch).mean(dim=0)
+    if name == "miou":
+        mean = mean.index_fill(0, torch.tensor([0, CLASSES]), 0.0)  # a class that does not occur
+    wanted = torch.autograd.functional.jacobian(measured.value, mean)
+    torch.testing.assert_close(measured.gradient(mean), wanted, rtol=1e-12, atol=0)
+
+
 def test_paired_differences_have_smaller_errors() -> None:
     own, original = (Top1().statistics(Batch(logits, None, None, LABELS)) for logits in (LOGITS, FLOAT))
     paired = standard_error(Top1(), own, original)

@@ -74,8 +74,14 @@ class Metric(ABC):
         """Numbers of each sample, float64 (n, k), any device."""
 
     def value(self, mean: Tensor) -> Tensor:
-        """The metric, from the mean of the statistics over all samples, float64 (k,); differentiable."""
+        """The metric, from the mean of the statistics over all samples, float64 (k,)."""
         return mean[0]
+
+    def gradient(self, mean: Tensor) -> Tensor:
+        """Of `value` by each mean, (k,)."""
+        gradient = torch.zeros_like(mean)
+        gradient[0] = 1.0
+        return gradient
 
     def reads_inputs(self, labelled: bool) -> bool:
         """Whether `statistics` reads the inputs; of data with or without labels."""
@@ -152,6 +158,4 @@ def standard_error(metric: Metric, statistics: Tensor, original: Tensor | None =
 def _influence(metric: Metric, statistics: Tensor) -> Tensor:
     """First-order change of the metric when a sample weighs more, times the number of samples, (n,)."""
     mean = statistics.mean(dim=0)
-    # Forward, one statistic after the other: a process that was forked has no threads for going backward.
-    slopes = [torch.func.jvp(metric.value, (mean,), (one,))[1] for one in torch.eye(len(mean), dtype=mean.dtype)]
-    return (statistics - mean) @ torch.stack(slopes)
+    return (statistics - mean) @ metric.gradient(mean)

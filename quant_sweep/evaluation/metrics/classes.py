@@ -125,6 +125,13 @@ class MeanIoU(Metric):
         there = union > 0
         return 100.0 * (both[there] / union[there]).mean()
 
+    def gradient(self, mean: Tensor) -> Tensor:
+        both, union = mean.chunk(2)
+        there = union > 0
+        by_both = torch.where(there, 100.0 / int(there.sum()) / union, 0.0)
+        by_union = torch.where(there, -by_both * both / union, 0.0)
+        return torch.cat([by_both, by_union])
+
     def check(self, batch: Batch, classes: int) -> None:
         logits, labels = self.read(batch.outputs), batch.labels
         if labels is None or labels.dim() < 2 or logits.shape[2:] != labels.shape[1:] or logits.shape[1] < classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -30,6 +31,9 @@ class LogitSQNR(Metric):
 
     def value(self, mean: Tensor) -> Tensor:
         return 10 * torch.log10(mean[0] / mean[1])
+
+    def gradient(self, mean: Tensor) -> Tensor:
+        return 10 / math.log(10) * torch.stack([1 / mean[0], -1 / mean[1]])
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,9 @@ class PSNR(_AgainstTarget):
 
     def value(self, mean: Tensor) -> Tensor:
         return 10 * torch.log10(self.range**2 / mean[0])
+
+    def gradient(self, mean: Tensor) -> Tensor:
+        return -10 / math.log(10) / mean
 
     def check(self, batch: Batch, classes: int) -> None:
         if not self.range > 0:
