@@ -1,5 +1,6 @@
 """Settings and fixtures that all tests share."""
 
+import logging
 import os
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# torch traces every export for whoever listens, thousands of records that pytest would keep.
+logging.getLogger("torch.__trace").setLevel(logging.WARNING)
+logging.getLogger("torch.__trace").propagate = False
 
 
 @pytest.fixture(scope="module")
