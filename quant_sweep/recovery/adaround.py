@@ -23,9 +23,8 @@ from torch import Tensor
 
 from quant_sweep.arithmetic.affine import along_channels
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
-from quant_sweep.recovery.base import OnGrids, Recovery
+from quant_sweep.recovery.base import OnGrids, Recovery, check_positive, check_whole
 from quant_sweep.recovery.moments import damped, fitted, moments_of
 from quant_sweep.recovery.rows import rows_of_weight, weight_of_rows
 from quant_sweep.recovery.walk import Layer, walk
@@ -43,7 +42,7 @@ class AdaRound(Recovery):
     Attributes:
         steps: of the optimizer, for each layer; from 1.
         rate: of Adam; above 0.
-        strength: of the term that decides, against an error as a share of the output's variance; from 0.
+        strength: of the term that decides, against an error as a share of the output's variance; above 0.
         rows: outputs of each layer, drawn at random over all inputs; from 1.
         damp: as in `Reconstruct`.
         seed: of the draw of rows.
@@ -60,14 +59,8 @@ class AdaRound(Recovery):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, lowest in (("steps", 1), ("rows", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise InputError(f"{name}={value!r}: allowed are whole numbers from {lowest}")
-        for name in ("rate", "damp", "strength"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 100:
-                raise InputError(f"{name}={value!r}: allowed are numbers above 0 and below 100")
+        check_whole(self, steps=1, rows=1, seed=0)
+        check_positive(self, "rate", "damp", "strength")
 
     def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
         generator = torch.Generator().manual_seed(self.seed)

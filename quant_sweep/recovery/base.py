@@ -10,6 +10,7 @@ from typing import final
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
 
 
@@ -49,3 +50,19 @@ class Recovery(ABC):
     def same_network(self, original: QuantGraph) -> QuantGraph:
         """The float network that methods after this one compare with: it computes what `original` computes."""
         return original
+
+
+def check_whole(method: Recovery, **lowest: int) -> None:
+    """Refuse settings, by name, that are no whole numbers from `lowest`; raises InputError."""
+    for name, least in lowest.items():
+        value = getattr(method, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}={value!r}: allowed are whole numbers from {least}")
+
+
+def check_positive(method: Recovery, *names: str) -> None:
+    """Refuse settings that are no numbers above 0 and below 100; raises InputError."""
+    for name in names:
+        value = getattr(method, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 100:
+            raise InputError(f"{name}={value!r}: allowed are numbers above 0 and below 100")

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph
-from quant_sweep.recovery.base import OnGrids, Recovery
+from quant_sweep.recovery.base import OnGrids, Recovery, check_whole
 from quant_sweep.recovery.learned import LearnedNetwork
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
@@ -65,10 +65,7 @@ class Distill(Recovery):
         for name in ("codes", "augment"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r}: allowed are true and false")
-        for name, lowest in (("steps", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise InputError(f"{name}={value!r}: allowed are whole numbers from {lowest}")
+        check_whole(self, steps=1, batch_size=1, seed=0)
         for name, lowest_real in (("rate", 0.0), ("temperature", 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not lowest_real <= value < 1000:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from quant_sweep.arithmetic.affine import along_channels
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
-from quant_sweep.recovery.base import OnGrids, Recovery
+from quant_sweep.recovery.base import OnGrids, Recovery, check_positive, check_whole
 from quant_sweep.recovery.moments import damped, fitted, moments_of
 from quant_sweep.recovery.rounding import Levels, round_weights
 from quant_sweep.recovery.rows import rows_of_weight, weight_of_rows
@@ -49,12 +48,8 @@ class Reconstruct(Recovery):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, lowest in (("rows", 1), ("sweeps", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise InputError(f"{name}={value!r}: allowed are whole numbers from {lowest}")
-        if isinstance(self.damp, bool) or not isinstance(self.damp, int | float) or not 0 < self.damp < 100:
-            raise InputError(f"damp={self.damp!r}: allowed are numbers above 0 and below 100")
+        check_whole(self, rows=1, sweeps=0, seed=0)
+        check_positive(self, "damp")
 
     def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
         generator = torch.Generator().manual_seed(self.seed)
