@@ -23,7 +23,7 @@ from quant_sweep.report.links import subject_of
 from quant_sweep.report.markdown import markdown
 from quant_sweep.report.terminal import print_document
 from quant_sweep.runtime.atomic_file import replacing
-from quant_sweep.sweep.kinds import is_whole
+from quant_sweep.runtime.kinds import is_whole
 from quant_sweep.sweep.point import Point, read_point
 from quant_sweep.sweep.prepare import prepare
 from quant_sweep.sweep.quantize_model import quantize_model

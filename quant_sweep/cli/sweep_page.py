@@ -18,8 +18,8 @@ from quant_sweep.report.html import html
 from quant_sweep.report.html_page import MORE
 from quant_sweep.report.markdown import markdown
 from quant_sweep.tracking import SweepPage
+from quant_sweep.tracking.names import LONGEST_TAG
 
-_LONGEST = 7000  # characters of a tag; MLflow takes 8000
 _LONGEST_ERROR = 300
 
 
@@ -39,7 +39,7 @@ def members_of(sweep: str, runs: pd.DataFrame, entries: Sequence[Entry]) -> list
 def told(entries: Sequence[Entry], command: str) -> dict[str, str]:
     """Tags of a multirun: the command that started it, and the jobs that failed."""
     failed = [(differing(entries, e.job), e.text[:_LONGEST_ERROR]) for e in entries if e.status == "failed"]
-    return {"command": command[:_LONGEST], **({FAILED_JOBS: _as_tag(failed)} if failed else {})}
+    return {"command": command[:LONGEST_TAG], **({FAILED_JOBS: _as_tag(failed)} if failed else {})}
 
 
 def sweep_page(members: Sequence[str], failed: int, runs: pd.DataFrame, report: Report) -> SweepPage:
@@ -76,7 +76,7 @@ def _files(report: Report) -> dict[str, bytes]:
 def _as_tag(failed: Sequence[tuple[str, str]]) -> str:
     """As many as a tag takes, and how many there are beside them."""
     shown = list(failed)
-    while len(text := json.dumps([*shown, *_beside(failed, shown)])) > _LONGEST:
+    while len(text := json.dumps([*shown, *_beside(failed, shown)])) > LONGEST_TAG:
         shown = shown[: len(shown) * 4 // 5]
     return text
 

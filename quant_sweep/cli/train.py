@@ -17,11 +17,11 @@ from quant_sweep.cli.hydra_app import one_line_errors, run_hydra
 from quant_sweep.cli.schema import Train
 from quant_sweep.data import DataSet
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.kinds import SEEDS, is_seed
 from quant_sweep.sweep.build import load_data, new_model, open_tracker, plain, resolve_device
 from quant_sweep.sweep.check import check_places
 from quant_sweep.sweep.choices import check_choice
 from quant_sweep.sweep.environment import as_written, from_environment
-from quant_sweep.sweep.kinds import SEEDS, is_seed
 from quant_sweep.sweep.point import flat_params
 from quant_sweep.tracking import Recorder
 from quant_sweep.train import EpochResult, TrainConfig, train

@@ -12,6 +12,7 @@ from torch import Tensor
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.errors import InputError
 from quant_sweep.graph import QuantGraph
+from quant_sweep.runtime.kinds import fits, is_whole
 
 
 @final
@@ -56,7 +57,7 @@ def check_whole(method: Recovery, **lowest: int) -> None:
     """Refuse settings, by name, that are no whole numbers from `lowest`; raises InputError."""
     for name, least in lowest.items():
         value = getattr(method, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_whole(value, least):
             raise InputError(f"{name}={value!r}: allowed are whole numbers from {least}")
 
 
@@ -64,5 +65,5 @@ def check_positive(method: Recovery, *names: str) -> None:
     """Refuse settings that are no numbers above 0 and below 100; raises InputError."""
     for name in names:
         value = getattr(method, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 100:
+        if not fits(value, float) or not 0 < value < 100:
             raise InputError(f"{name}={value!r}: allowed are numbers above 0 and below 100")

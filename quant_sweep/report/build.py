@@ -14,6 +14,7 @@ import pandas as pd
 
 from quant_sweep.errors import InputError
 from quant_sweep.report.brief import brief, numbers
+from quant_sweep.report.csv_tables import pivot_csv, points_csv
 from quant_sweep.report.document import Document
 from quant_sweep.report.figures import png
 from quant_sweep.report.html import html
@@ -22,7 +23,7 @@ from quant_sweep.report.links import pages_on, subject_of
 from quant_sweep.report.markdown import markdown
 from quant_sweep.report.measured import ACCURACY, Metric
 from quant_sweep.report.origin import read_origin
-from quant_sweep.report.page import page, pivot_csv, points_csv
+from quant_sweep.report.page import page
 from quant_sweep.report.points import Bits, Point, read_points, usable
 from quant_sweep.report.sections import split
 from quant_sweep.runtime.atomic_file import replacing

@@ -27,8 +27,7 @@ def plain_text(text: str) -> str:
 def png(figure: Figure) -> bytes:
     """The picture as a PNG file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png")
+    FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw it a second time, for the layout alone
     return buffer.getvalue()
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quant_sweep.report.answer import fewest_bits, short_result, subjects, title_of
-from quant_sweep.report.curves import curve, front_of, scatter
-from quant_sweep.report.document import Block, Document, Heading, Links, Paragraph, Table
-from quant_sweep.report.origin import Origin
-from quant_sweep.report.page import (
+from quant_sweep.report.blocks import (
     TITLE,
     as_table,
     capital,
@@ -23,6 +20,9 @@ from quant_sweep.report.page import (
     study_blocks,
     unusable_blocks,
 )
+from quant_sweep.report.curves import curve, front_of, scatter
+from quant_sweep.report.document import Block, Document, Heading, Links, Paragraph, Table
+from quant_sweep.report.origin import Origin
 from quant_sweep.report.points import Bits, Point
 from quant_sweep.report.remarks import remarks
 from quant_sweep.report.sections import Section

@@ -106,11 +106,12 @@ def _draw_cell(axes: Axes, x: int, y: int, section: Section, cell: Cell, norm: N
     colour = colormaps["YlGnBu"](0.03 + 0.9 * float(norm(loss)))
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5
     ink = "white" if dark else "black"
-    axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor=colour, linewidth=0))
+    axes.add_patch(Rectangle(corner, 0.96, 0.92, facecolor=colour, linewidth=0, in_layout=False))
     metric, reference = section.metric, _reference(section)
     number = metric.shown(cell.measured.value)
     change = "" if reference is None else metric.shown(cell.measured.value - reference, sign=True).replace("-", "−")
-    place: dict[str, Any] = {"xy": (x, y), "textcoords": "offset points", "ha": "center", "va": "center", "color": ink}
+    place: dict[str, Any] = {"xy": (x, y), "textcoords": "offset points", "ha": "center", "va": "center"}
+    place |= {"color": ink, "in_layout": False}
     axes.annotate(number, xytext=(0, 5), fontsize=10, weight="bold" if best else "normal", **place)
     axes.annotate(change, xytext=(0, -8), fontsize=7.5, **place)
 

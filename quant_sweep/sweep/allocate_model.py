@@ -20,9 +20,9 @@ from quant_sweep.quantization.allocation import network_size, sharing_groups
 from quant_sweep.quantization.scheme import FLOAT, Width, assign_specs
 from quant_sweep.recovery import OnGrids, check_enough
 from quant_sweep.runtime.disk_cache import made_once
+from quant_sweep.runtime.kinds import is_whole
 from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 from quant_sweep.sweep.content_key import content_key
-from quant_sweep.sweep.kinds import is_whole
 from quant_sweep.sweep.point import Point
 from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import on_grids

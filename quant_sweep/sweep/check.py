@@ -11,8 +11,8 @@ from typing import Any
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion
 from quant_sweep.observers import Observer
+from quant_sweep.runtime.kinds import SEEDS, is_seed, is_whole
 from quant_sweep.sweep.choices import check_choice, check_parts
-from quant_sweep.sweep.kinds import SEEDS, is_seed, is_whole
 
 # The groups of the config that have choices of their own.
 GROUPS = ("model", "data", "observer", "weight_observer", "scheme", "engine", "calibration", "metric")

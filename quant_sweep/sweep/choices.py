@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 
 from quant_sweep.errors import InputError
-from quant_sweep.sweep.kinds import fits, words
+from quant_sweep.runtime.kinds import fits, words
 
 _PACKAGE = Path(__file__).parents[1]
 # Whose `name` is the person's own word, since what they build is their own; any other label is that of the choice.

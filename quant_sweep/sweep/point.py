@@ -22,11 +22,11 @@ from quant_sweep.quantization.assignment import KINDS, checked_assignment, read_
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width
 from quant_sweep.recovery import Recovery, check_enough
 from quant_sweep.report.run_name import run_name
+from quant_sweep.runtime.kinds import is_whole
 from quant_sweep.sweep.build import plain, resolve_device
 from quant_sweep.sweep.check import check_averages, check_calibration, check_settings
 from quant_sweep.sweep.choices import build, shipped
 from quant_sweep.sweep.environment import as_written, from_environment
-from quant_sweep.sweep.kinds import is_whole
 
 # Config values that say where and how, not what: no params, and no part of the content key.
 _RIM = ("tracking", "outputs_dir", "cache_dir", "force", "batch_size", "device")

@@ -22,9 +22,9 @@ from quant_sweep.report.escape import csv_safe
 from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import QuantizedModel
 from quant_sweep.tracking import Recorder
+from quant_sweep.tracking.names import LONGEST_TAG
 
 _PREDICTIONS = "predictions.csv"
-_LONGEST_TAG = 4000  # characters; MLflow takes 8000
 
 
 def record_float(record: Recorder, model: nn.Module, original: Evaluation, data: DataSet) -> None:
@@ -156,7 +156,7 @@ def record_agreement(record: Recorder, agreement: EngineAgreement, float_tensors
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_TAG else f"{text[:_LONGEST_TAG]} ..."
+    return text if len(text) <= LONGEST_TAG else f"{text[:LONGEST_TAG]} ..."
 
 
 def _speed(evaluation: Evaluation) -> dict[str, float]:

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from quant_sweep.errors import InputError
+from quant_sweep.tracking.names import LONGEST_NAME
 
 _SQLITE = "sqlite:///"
-_LONGEST = 250  # characters of a name, as MLflow's database has them
 
 
 def check_store(tracking: Mapping[str, Any], write: bool = False) -> None:
@@ -28,8 +28,8 @@ def check_store(tracking: Mapping[str, Any], write: bool = False) -> None:
         value = tracking.get(key)
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise InputError(f"tracking.{key}={value!r}: allowed is text that can be printed")
-    if len(tracking["experiment"]) > _LONGEST:
-        raise InputError(f"tracking.experiment={tracking['experiment']}: allowed are up to {_LONGEST} characters")
+    if len(tracking["experiment"]) > LONGEST_NAME:
+        raise InputError(f"tracking.experiment={tracking['experiment']}: allowed are up to {LONGEST_NAME} characters")
     uri = tracking["uri"]
     try:
         _ = urlsplit(uri).port

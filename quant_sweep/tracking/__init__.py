@@ -16,7 +16,7 @@ from quant_sweep.tracking.provenance import command
 from quant_sweep.tracking.recorder import Recorder
 from quant_sweep.tracking.runs import Kind, read_runs
 from quant_sweep.tracking.store import absolute_uri
-from quant_sweep.tracking.sweep_page import SweepPage
+from quant_sweep.tracking.sweep_run import SweepPage
 from quant_sweep.tracking.tracker import FinishedRun, Tracker, addresses, sweep_alive
 from quant_sweep.tracking.view import SERVER_ENVIRONMENT
 

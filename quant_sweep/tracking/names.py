@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 _FOREIGN = re.compile(r"[^\w\-.:/ ]", re.ASCII)
-_LONGEST = 250  # characters
+LONGEST_NAME = 250  # characters, as MLflow's database has them
+LONGEST_TAG = 7500  # characters; MLflow takes 8000
 _HASH = 8  # hex digits
 
 
@@ -31,9 +32,9 @@ def stored_names(names: Iterable[str], known: Mapping[str, str]) -> dict[str, st
     taken = set(found.values())
     for name in sorted(new, key=lambda name: plain[name] != name):  # those that need no change keep their names
         stored = plain[name]
-        if len(stored) > _LONGEST or stored in taken:
+        if len(stored) > LONGEST_NAME or stored in taken:
             digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
-            stored = f"{stored[: _LONGEST - _HASH - 1]}_{digest}"
+            stored = f"{stored[: LONGEST_NAME - _HASH - 1]}_{digest}"
         found[name] = stored
         taken.add(stored)
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from quant_sweep.tracking.failures import using
 from quant_sweep.tracking.store import absolute_uri, open_existing
-from quant_sweep.tracking.sweep_page import members_of
+from quant_sweep.tracking.sweep_run import members_of
 
 if TYPE_CHECKING:
     import pandas as pd

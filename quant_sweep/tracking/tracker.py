@@ -26,7 +26,7 @@ from quant_sweep.tracking.provenance import provenance
 from quant_sweep.tracking.recorder import DIGESTS, Recorder, file_digest
 from quant_sweep.tracking.runs import ERROR, KEY, KIND, MARK, PARENT, Kind, frame, search, status_of
 from quant_sweep.tracking.store import absolute_uri, experiments, make_folder, open_existing, open_store
-from quant_sweep.tracking.sweep_page import SweepPage, members_of, members_tags, record_sweep
+from quant_sweep.tracking.sweep_run import SweepPage, members_of, members_tags, record_sweep
 from quant_sweep.tracking.view import LOCAL, address, save_view
 
 if TYPE_CHECKING:

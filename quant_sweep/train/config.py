@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from quant_sweep.errors import InputError
+from quant_sweep.runtime.kinds import fits, is_whole
 
 __all__ = ["TrainConfig", "learning_rate"]
 
@@ -59,9 +60,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 1), ("batch_size", 1), ("crop_padding", 0), ("cutout", 0), ("seed", 0)):
-            self._require(
-                name, _is_whole(getattr(self, name)) and getattr(self, name) >= lowest, f"a whole number from {lowest}"
-            )
+            self._require(name, is_whole(getattr(self, name), lowest), f"a whole number from {lowest}")
         self._require("lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
         self._require("weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "a number from 0")
         for name in ("momentum", "warmup", "label_smoothing"):
@@ -106,9 +105,5 @@ def _half_cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return fits(value, float) and math.isfinite(value)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from quant_sweep.tracking.names import LONGEST_TAG
 from quant_sweep.tracking.recorder import Recorder
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 MEMBERS = "quant_sweep.members"  # tag: run ids, a comma between them; further tags of this beginning go on
-_LONGEST_TAG = 7500  # characters; MLflow takes 8000
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def record_sweep(
 
 def members_tags(members: Sequence[str]) -> dict[str, str]:
     """The run ids as tags, as many in each as MLflow takes."""
-    each = _LONGEST_TAG // 33
+    each = LONGEST_TAG // 33
     parts = [",".join(members[start : start + each]) for start in range(0, len(members), each)]
     return {_members_tag(index): part for index, part in enumerate(parts)}
 
