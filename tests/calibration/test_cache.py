@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import cifar_resnet20, images
+from small_networks import captured, cifar_resnet20, images
 from torch import Tensor
 
 from quant_sweep.calibration.cache import Summaries, collected_once, read_intact
 from quant_sweep.calibration.one_pass import calibrate
-from quant_sweep.graph import Fusion, capture
+from quant_sweep.graph import Fusion
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
 
@@ -29,7 +29,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture(scope="module")
 def summaries() -> Summaries:
     batches = [images(3, seed=seed) for seed in range(3)]
-    return calibrate(capture(cifar_resnet20(), images(3), Fusion.conv_bn_relu), batches).summaries
+    return calibrate(captured(cifar_resnet20, Fusion.conv_bn_relu), batches).summaries
 
 
 def never() -> Summaries:

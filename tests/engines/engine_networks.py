@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
+from short_networks import short_network
 from small_networks import images, shaken, tiny
 from torch import Tensor, nn
 
@@ -85,8 +85,7 @@ class Functions(nn.Module):
 @functools.cache
 def torchvision_model(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        torch.manual_seed(0)
-        return shaken(getattr(torchvision.models, name)(weights=None, num_classes=10))
+        return shaken(short_network(name))
 
     return make
 

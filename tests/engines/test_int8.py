@@ -219,7 +219,7 @@ def test_torchvision_networks(network: str, fusion: Fusion) -> None:
 @pytest.mark.skipif(not CHECKPOINT.exists(), reason="needs the checkpoint")
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.1)])
 def test_trained_network_gives_the_logits_of_simulate(bits: int, error: float) -> None:
-    graph = capture(trained_resnet20(), smooth_images(2, seed=0), Fusion.conv_bn_relu)
+    graph = captured(trained_resnet20, Fusion.conv_bn_relu, 32)
     qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(min(bits, WEIGHT_BITS), bits, {}))
     batch = smooth_images(32, seed=1)
     with torch.no_grad():
@@ -246,14 +246,14 @@ def test_codes_lie_in_their_grids_own_numbers() -> None:
 
 
 def test_float_tensors_are_named() -> None:
-    def named(model: nn.Module, fusion: Fusion) -> tuple[str, ...]:
-        graph = capture(model, images(2), fusion)
+    def named(make: Callable[[], nn.Module], fusion: Fusion) -> tuple[str, ...]:
+        graph = captured(make, fusion)
         return Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {}))).float_tensors
 
-    assert named(cifar_resnet20(), Fusion.conv_bn_relu) == ()
-    assert named(cifar_resnet20(), Fusion.bn) == ()
-    assert {"bn1.output", "layer1.0.conv2.output", "layer1.0.add.output"} <= set(named(cifar_resnet20(), Fusion.none))
-    assert {"mul.output", "norm.output", "layer_norm.output"} <= set(named(of(Functions)(), Fusion.conv_bn_relu))
+    assert named(cifar_resnet20, Fusion.conv_bn_relu) == ()
+    assert named(cifar_resnet20, Fusion.bn) == ()
+    assert {"bn1.output", "layer1.0.conv2.output", "layer1.0.add.output"} <= set(named(cifar_resnet20, Fusion.none))
+    assert {"mul.output", "norm.output", "layer_norm.output"} <= set(named(of(Functions), Fusion.conv_bn_relu))
 
 
 def test_model_and_images_stay_as_they_are() -> None:

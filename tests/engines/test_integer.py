@@ -265,7 +265,7 @@ def test_one_scale_for_all_logits_keeps_them_apart() -> None:
 def test_trained_network(bits: int, agree: float) -> None:
     """The classes of `simulate`, unless its logits of both are as near as a step in each code of what the last layer
     reads can bring them."""
-    graph = capture(trained_resnet20(), smooth_images(2, seed=0), Fusion.conv_bn_relu)
+    graph = captured(trained_resnet20, Fusion.conv_bn_relu, 32)
     qparams = quantized(graph, smooth_images(16, seed=0), AFFINE, BitWidths(bits, bits, {}))
     batch = smooth_images(32, seed=1)
     integer, simulated = Integer().build(graph, qparams), Simulate().build(graph, qparams)(batch)
@@ -332,7 +332,7 @@ def test_floats_in_the_network_are_refused() -> None:
         Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
 
     with pytest.raises(InputError, match=r"engine=integer: conv1.output is computed in float; use fusion=bn"):
-        build(cifar_resnet20(), Fusion.none)
+        build(tiny(), Fusion.none)
     with pytest.raises(InputError, match=r"engine=integer: .* is computed in float; use engine=simulate"):
         build(of(Functions)(), Fusion.conv_bn_relu)
     with pytest.raises(InputError, match=r"end with a layer's sums"):

@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from engine_networks import torchvision_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +51,10 @@ def lowered(model: nn.Module, fusion: Fusion = Fusion.conv_bn_relu) -> Lowered:
     return lower(*prepared(model, fusion))
 
 
+def lowered_resnet(fusion: Fusion = Fusion.conv_bn_relu, bits: int = 8) -> Lowered:
+    return lower(*on_grids(captured(cifar_resnet20, fusion), bits))
+
+
 def layer_of(step: Layer) -> str:
     return step.weight.removesuffix(".weight")
 
@@ -82,7 +86,7 @@ def net(between, module: nn.Module | None = None) -> nn.Module:
 
 
 def test_resnet_is_integer_from_the_images_to_the_logits() -> None:
-    network = lowered(cifar_resnet20())
+    network = lowered_resnet()
     assert kinds(network) == {Quantize: 1, Layer: 20, Moved: 5, Padded: 2, PooledAverage: 1}
     assert network.float_tensors == ()
     layers = [step for step in network.steps if isinstance(step, Layer)]
@@ -94,7 +98,7 @@ def test_resnet_is_integer_from_the_images_to_the_logits() -> None:
 
 
 def test_bn_rounds_before_sum_and_clamp() -> None:
-    network = lowered(cifar_resnet20(), Fusion.bn)
+    network = lowered_resnet(Fusion.bn)
     assert kinds(network) == {Quantize: 1, Layer: 20, Moved: 5, Padded: 2, PooledAverage: 1, Sum: 9, Lookup: 10}
     assert all(step.limits == UNLIMITED and step.residual is None for step in network.steps if isinstance(step, Layer))
     assert all(step.limits == (0.0, math.inf) for step in network.steps if isinstance(step, Sum | Lookup))
@@ -102,7 +106,7 @@ def test_bn_rounds_before_sum_and_clamp() -> None:
 
 
 def test_none_leaves_layers_in_float() -> None:
-    network = lowered(cifar_resnet20(), Fusion.none)
+    network = lowered_resnet(Fusion.none)
     assert all(step.out.grid is None for step in network.steps if isinstance(step, Layer))
     assert {"conv1.output", "bn1.output", "layer1.0.add.output"} <= set(network.float_tensors)
     assert "linear.output" not in network.float_tensors  # the logits
@@ -125,8 +129,8 @@ def test_values_are_written_once_and_before_they_are_read(name: str, fusion: Fus
 
 
 def test_squeeze_and_excitation_leaves_the_integers_only_to_multiply() -> None:
-    network = lowered(torchvision.models.mobilenet_v3_small(weights=None).eval(), Fusion.bn)
-    assert len(network.float_tensors) == 9
+    network = lower(*on_grids(captured(torchvision_model("mobilenet_v3_small"), Fusion.bn, 32), size=32))
+    assert len(network.float_tensors) == 3
     assert all("mul" in name for name in network.float_tensors)
 
 
@@ -230,14 +234,17 @@ def steps_inside(network: Lowered) -> list[Moved | Padded | Compute | Dequantize
 
 
 @pytest.mark.parametrize(
-    ("model", "paddings"),
+    ("lowered", "paddings"),
     [
-        (cifar_resnet20(), [(0, 0, 0, 0, 8, 8), (0, 0, 0, 0, 16, 16)]),
-        (net(lambda a, b: a + F.pad(b, (1, 1, 2, 2)), nn.ZeroPad2d((1, 1, 2, 2))), [(1, 1, 2, 2), (1, 1, 2, 2)]),
+        (lowered_resnet, [(0, 0, 0, 0, 8, 8), (0, 0, 0, 0, 16, 16)]),
+        (
+            lambda: lowered(net(lambda a, b: a + F.pad(b, (1, 1, 2, 2)), nn.ZeroPad2d((1, 1, 2, 2)))),
+            [(1, 1, 2, 2), (1, 1, 2, 2)],
+        ),
     ],
 )
-def test_padding_with_zero(model: nn.Module, paddings: list[tuple[int, ...]]) -> None:
-    assert [step.padding for step in lowered(model).steps if isinstance(step, Padded)] == paddings
+def test_padding_with_zero(lowered: Callable[[], Lowered], paddings: list[tuple[int, ...]]) -> None:
+    assert [step.padding for step in lowered().steps if isinstance(step, Padded)] == paddings
 
 
 @pytest.mark.parametrize("missing", ["input", "conv2.weight"])
@@ -264,8 +271,7 @@ def test_no_grids_no_integers() -> None:
 
 
 def test_wide_grids_are_lowered_too() -> None:
-    graph, qparams = prepared(cifar_resnet20(), Fusion.conv_bn_relu, bits=16)
-    assert kinds(lower(graph, qparams))[Layer] == 20
+    assert kinds(lowered_resnet(bits=16))[Layer] == 20
 
 
 @given(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from small_networks import cifar_resnet20, images
+from small_networks import captured, cifar_resnet20, images
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
@@ -13,14 +13,14 @@ from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.int8 import IntegerNetwork
 from quant_sweep.evaluation.agreement import EngineAgreement, compare_with_simulation
-from quant_sweep.graph import Fusion, QuantGraph, capture
+from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 
 @pytest.fixture(params=Fusion, scope="module")
 def prepared(request: pytest.FixtureRequest, exact_int8: int) -> tuple[QuantGraph, dict[str, QParams], IntegerNetwork]:
-    graph = capture(cifar_resnet20(), images(8), request.param)
+    graph = captured(cifar_resnet20, request.param)
     specs = assign_specs(graph, AFFINE, BitWidths(min(4, exact_int8), 4, {}))
     qparams = choose_qparams(calibrate(graph, [images(8)]), specs, MinMax(), MinMax())
     return graph, qparams, Int8().build(graph, qparams)

@@ -1,13 +1,12 @@
-"""torchvision's networks, with random weights and random BatchNorm statistics, in all three fusions."""
+"""torchvision's architectures with random weights and random BatchNorm statistics, in all three fusions."""
 
 import copy
 import re
-import warnings
 
 import pytest
 import torch
-import torchvision
 from networks import WEIGHTED, graphs, is_coarse, norms, random_images, randomize_batch_norms, run_on_coarse_grids
+from short_networks import short_network
 from torch import nn
 
 from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range
@@ -67,14 +66,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # googlenet announces a change of its initialisation
-        heads = {"aux_logits": False, "init_weights": False} if request.param == "googlenet" else {}
-        model = torchvision.models.get_model(request.param, weights=None, num_classes=10, **heads)
-    if request.param == "vgg11_bn":  # 4096 x 25088 weights are slow and prove no more
-        model.classifier[0], model.classifier[3] = nn.Linear(25088, 32), nn.Linear(32, 32)
-        model.classifier[6] = nn.Linear(32, 10)
+    model = short_network(request.param)
     model.architecture = request.param
     return randomize_batch_norms(model)
 
@@ -156,7 +148,7 @@ def test_putting_weights_on_their_grids_leaves_the_graph_alone(graph: QuantGraph
 
 @pytest.mark.parametrize("fusion", Fusion, ids=lambda fusion: fusion.name)
 def test_the_users_model_is_not_changed(fusion: Fusion) -> None:
-    model = randomize_batch_norms(torchvision.models.shufflenet_v2_x0_5(weights=None)).train()
+    model = randomize_batch_norms(short_network("shufflenet_v2_x0_5")).train()
     model.stage2.eval()
     before = copy.deepcopy(model)
     run_on_coarse_grids(capture(model, random_images(2, 3, 32, 32), fusion), torch.randn(1, 3, 32, 32))

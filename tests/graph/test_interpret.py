@@ -3,12 +3,12 @@ computed."""
 
 import pytest
 import torch
-from networks import random_images, randomize_batch_norms
+from networks import random_images
+from small_networks import captured, cifar_resnet20
 from torch import Tensor, nn
 
 from quant_sweep.graph import INPUT, Fusion, Graph, Network, QuantGraph, capture, insert_at_quantizers
 from quant_sweep.graph.interpret import relative_difference
-from quant_sweep.models import resnet20
 
 
 def halve(x: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def passed_on(x: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module", params=Fusion, ids=lambda fusion: fusion.name)
 def graph(request: pytest.FixtureRequest) -> QuantGraph:
-    return capture(randomize_batch_norms(resnet20(10, 3)), random_images(2, 3, 8, 8), request.param)
+    return captured(cifar_resnet20, request.param)
 
 
 @torch.no_grad()

@@ -6,16 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import graphs, random_images
+from small_networks import captured, cifar_resnet20
 from torch import Tensor, nn
 
 from quant_sweep.graph import INPUT, Fusion, Network
 from quant_sweep.graph.interpret import relative_difference
-from quant_sweep.models import resnet20
 
 
 def test_resnet20_layers() -> None:
     """Every tensor of the float network, not only those that are quantized."""
-    graph = graphs(resnet20(10, 3), random_images(2, 3, 8, 8))[Fusion.none].graph
+    graph = captured(cifar_resnet20, Fusion.none).graph
     names = [node.name.removesuffix(".output") for node in graph.nodes]
     of_block = [f"layer1.0.{part}" for part in ("conv1", "bn1", "relu1", "conv2", "bn2", "add", "relu2")]
     assert names[:10] == ["conv1", "bn1", "relu", *of_block]

@@ -1,6 +1,7 @@
 """Which quantizers there are, derived from the definition of each fusion rather than frozen from a run."""
 
 import pytest
+import small_networks
 import torch
 import torch.nn.functional as F
 from exact_kernels import needs_int8
@@ -10,20 +11,23 @@ from networks import (
     held_against_the_model,
     quantizer_names,
     random_images,
-    randomize_batch_norms,
     run_on_coarse_grids,
 )
+from small_networks import cifar_resnet20
 from torch import Tensor, nn
 
 from quant_sweep.graph import Fusion, Network, QuantGraph, after_clamp, capture, insert_at_quantizers
 from quant_sweep.graph.operations import Weighted
-from quant_sweep.models import resnet20
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 
 
 def captured(model: nn.Module, fusion: Fusion) -> QuantGraph:
     return capture(model, random_images(2, 3, 8, 8), fusion)
+
+
+def resnet(fusion: Fusion) -> QuantGraph:
+    return small_networks.captured(cifar_resnet20, fusion)
 
 
 def of_blocks(*tensors: str) -> list[str]:
@@ -50,7 +54,7 @@ def of_blocks(*tensors: str) -> list[str]:
     ids=[fusion.name for fusion in Fusion],
 )
 def test_resnet20(fusion: Fusion, expected: list[str]) -> None:
-    graph = captured(resnet20(num_classes=10, in_channels=3), fusion)
+    graph = resnet(fusion)
     assert [quantizer.name for quantizer in graph.activations] == expected
     weights = ["conv1.weight", *(f"{b}.conv{i}.weight" for b in BLOCKS for i in (1, 2)), "linear.weight"]
     assert [quantizer.name for quantizer in graph.weights] == weights
@@ -147,7 +151,7 @@ def test_a_second_reader_prevents_fusing() -> None:
     ids=[fusion.name for fusion in Fusion],
 )
 def test_before_and_after_a_clamp(fusion: Fusion, first: dict[str, str], in_blocks: dict[str, str]) -> None:
-    graph = captured(resnet20(num_classes=10, in_channels=3), fusion)
+    graph = resnet(fusion)
     expected = {f"{b}.{before}.output": f"{b}.{after}.output" for b in BLOCKS for before, after in in_blocks.items()}
     assert after_clamp(graph) == first | expected
 
@@ -287,7 +291,7 @@ def test_each_function_stands_at_its_own_quantizer(fusion: Fusion) -> None:
 
 
 def test_quantizers_without_a_function_are_left_alone() -> None:
-    graph = captured(randomize_batch_norms(resnet20(10, 3)), Fusion.bn)
+    graph = resnet(Fusion.bn)
     x, network = torch.randn(1, 3, 8, 8), Network(graph.graph)
     with torch.no_grad():
         assert torch.equal(insert_at_quantizers(graph, {})(x), network(x))
@@ -400,7 +404,7 @@ def test_weights_that_stay_in_float_are_named(name: str) -> None:
 
 
 def test_nothing_is_named_where_all_weights_are_quantized() -> None:
-    for graph in graphs(resnet20(10, 3), random_images()).values():
+    for graph in map(resnet, Fusion):
         assert not graph.float_weights
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import images
+from small_networks import captured, cifar_resnet20, images
 from torch import nn
 
 from quant_sweep.arithmetic.affine import qparams_from_range
@@ -12,7 +12,6 @@ from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph, capture
-from quant_sweep.models import resnet20
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
@@ -24,7 +23,7 @@ SYMMETRIC = Scheme(
 
 @pytest.fixture(scope="module")
 def graph() -> QuantGraph:
-    return capture(resnet20(num_classes=10, in_channels=3), images(2), Fusion.conv_bn_relu)
+    return captured(cifar_resnet20, Fusion.conv_bn_relu)
 
 
 def test_affine() -> None:
@@ -71,7 +70,7 @@ def test_widths_are_checked(graph: QuantGraph, widths: BitWidths) -> None:
 
 @pytest.mark.parametrize("scheme", [AFFINE, SYMMETRIC])
 def test_grids_are_tied_around_a_relu_only_where_asked(scheme: Scheme) -> None:
-    graph = capture(resnet20(num_classes=10, in_channels=3), images(2), Fusion.bn)
+    graph = captured(cifar_resnet20, Fusion.bn)
     specs = assign_specs(graph, scheme, BitWidths(4, 4, {"relu": 6}))
     ends = {name: torch.tensor(1.0 + index) for index, name in enumerate(graph.names)}
     per_tensor = [name for name, spec in specs.items() if spec.channel_axis is None]

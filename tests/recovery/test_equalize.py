@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from layer_networks import on_grids, rounded_weight, several
-from small_networks import SlowTwin, cifar_resnet20, images
+from small_networks import SlowTwin, captured, cifar_resnet20, images
 from torch import Tensor, nn
 
 from quant_sweep.errors import InputError
@@ -71,7 +71,7 @@ def test_pairs() -> None:
         *((f"{one}.output", f"{other}.output") for one, other in itertools.pairwise(names)),
         ("d.output", "e.output"),
     ]
-    inside = [(pair.first, pair.second) for pair in pairs_of(capture(cifar_resnet20(), images(2), Fusion.bn).graph)]
+    inside = [(pair.first, pair.second) for pair in pairs_of(captured(cifar_resnet20, Fusion.bn).graph)]
     assert inside == [
         (f"layer{i}.{j}.conv1.output", f"layer{i}.{j}.conv2.output") for i in (1, 2, 3) for j in (0, 1, 2)
     ]

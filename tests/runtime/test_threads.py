@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import cifar_resnet20, images
+from small_networks import captured, cifar_resnet20, images
 
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8
 from quant_sweep.engines.int8 import IntegerNetwork
-from quant_sweep.graph import Fusion, capture
+from quant_sweep.graph import Fusion
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.runtime.threads import FEWEST_IMAGES, Workers, _number_of_parts
@@ -28,7 +28,7 @@ def three_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network(exact_int8: int) -> IntegerNetwork:
-    calibration = calibrate(capture(cifar_resnet20(), images(8), Fusion.conv_bn_relu), [images(8)])
+    calibration = calibrate(captured(cifar_resnet20, Fusion.conv_bn_relu), [images(8)])
     made = quantize(calibration, bits=min(4, exact_int8), observer=MinMax(), engine=Int8()).network
     assert isinstance(made, IntegerNetwork)
     return made
