@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from hydra import compose, initialize_config_dir
@@ -23,9 +24,14 @@ RESNET8 = (
 
 def composed(*overrides: str, config: str = "config") -> DictConfig:
     """What `quant-sweep OVERRIDES` would hand to its job."""
-    register(Sweep, Explain, Sensitivity, Allocate, Train, Report, Ui)
+    _register_once()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose(config, overrides=list(overrides))
+
+
+@cache
+def _register_once() -> None:
+    register(Sweep, Explain, Sensitivity, Allocate, Train, Report, Ui)
 
 
 def concrete_classes(package: ModuleType, base: type) -> set[type]:

@@ -37,6 +37,16 @@ SWEEP_GROUPS = [
     "row",
 ]
 TRAIN_GROUPS = ["data", "model", "train"]
+# Whose choices go with any of the other groups.
+FREE_GROUPS = [
+    "data",
+    "model",
+    "observer",
+    "weight_observer",
+    "scheme",
+    "metric",
+    "tracking",
+]
 
 
 def names(group: str) -> set[str]:
@@ -45,6 +55,12 @@ def names(group: str) -> set[str]:
 
 def choices(groups: list[str]) -> list[str]:
     return [f"{group}={name}" for group in groups for name in sorted(names(group))]
+
+
+def together(groups: list[str]) -> list[list[str]]:
+    """Every choice of every group, in as few configs as the largest group has choices."""
+    columns = [choices([group]) for group in groups]
+    return [[column[row % len(column)] for column in columns] for row in range(max(map(len, columns)))]
 
 
 def node(group: str, name: str) -> dict[str, Any]:
@@ -56,16 +72,20 @@ def test_every_group_is_tested_here() -> None:
     assert groups == {*SWEEP_GROUPS, *TRAIN_GROUPS}
 
 
-@pytest.mark.parametrize("choice", choices(SWEEP_GROUPS))
-def test_sweep_config_composes_and_makes_a_point(choice: str) -> None:
-    more = ["observer=hist"] if choice == "engine=builtin" else _factory_of(choice)
-    point = read_point(composed(choice, *more))
-    group, name = choice.split("=")
-    if group == "recovery":
-        assert point.params()["recovery"] == name
-    elif group not in ("experiment", "row"):
-        # The name of a torchvision model is that of its architecture.
-        assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
+@pytest.mark.parametrize(
+    "chosen",
+    [*together(FREE_GROUPS), *([choice] for choice in choices([g for g in SWEEP_GROUPS if g not in FREE_GROUPS]))],
+    ids=" ".join,
+)
+def test_sweep_config_composes_and_makes_a_point(chosen: list[str]) -> None:
+    more = ["observer=hist"] if chosen == ["engine=builtin"] else []
+    point = read_point(composed(*chosen, *more, *(typed for choice in chosen for typed in _factory_of(choice))))
+    for group, name in (choice.split("=") for choice in chosen):
+        if group == "recovery":
+            assert point.params()["recovery"] == name
+        elif group not in ("experiment", "row"):
+            # The name of a torchvision model is that of its architecture.
+            assert point.settings[group].get("name", name) in (name, point.settings[group].get("arch"))
 
 
 def _factory_of(choice: str) -> list[str]:
@@ -81,15 +101,17 @@ def _needed_by(choice: str) -> list[str]:
     return [*_factory_of(choice), *recipe]
 
 
-@pytest.mark.parametrize("choice", choices(TRAIN_GROUPS))
-def test_train_config_composes_and_makes_a_recipe(choice: str) -> None:
-    settings = plain(composed(choice, *_needed_by(choice), config="train_config"))
+@pytest.mark.parametrize("chosen", [*together(["data", "model"]), *together(["train"])], ids=" ".join)
+def test_train_config_composes_and_makes_a_recipe(chosen: list[str]) -> None:
+    needed = [typed for choice in chosen for typed in _needed_by(choice)]
+    settings = plain(composed(*chosen, *needed, config="train_config"))
     assert TrainConfig(**settings["train"]).epochs > 0
 
 
-@pytest.mark.parametrize("choice", choices(["data", "model", "observer", "scheme", "calibration"]))
-def test_sensitivity_config_composes_and_makes_a_point(choice: str) -> None:
-    point = read_point(composed(choice, *_factory_of(choice), config="sensitivity_config"))
+@pytest.mark.parametrize("chosen", together(["data", "model", "observer", "scheme", "calibration"]), ids=" ".join)
+def test_sensitivity_config_composes_and_makes_a_point(chosen: list[str]) -> None:
+    more = (typed for choice in chosen for typed in _factory_of(choice))
+    point = read_point(composed(*chosen, *more, config="sensitivity_config"))
     assert isinstance(point.engine, engines.Simulate)
     assert (point.settings["images"], point.widths.weights) == (1000, 4)
 
@@ -120,10 +142,10 @@ def test_every_class_has_a_yaml_and_every_yaml_a_class(group: str, classes: set[
 def test_every_recovery_has_a_yaml_of_its_name_and_every_yaml_a_recovery() -> None:
     classes = set()
     for name in names("recovery") - {"none"}:
-        (method,) = read_point(composed(f"recovery={name}")).recoveries.values()
+        config = composed(f"recovery={name}")
+        (method,) = read_point(config).recoveries.values()
         classes.add(type(method))
-        settings = composed(f"recovery={name}").recovery
-        assert list(settings) == [name]
+        assert list(config.recovery) == [name]
         assert method == type(method)(), "a person who leaves the yaml out gets the same"
     assert classes == concrete_classes(recovery, Recovery)
     assert read_point(composed("recovery=none")).recoveries == {}

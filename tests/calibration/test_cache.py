@@ -1,10 +1,9 @@
 """The cache of summaries: what comes back is what was collected, bit for bit; made again when damaged, once by many."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from quant_sweep.calibration.cache import Summaries, collected_once, read_intact
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.graph import Fusion
 from quant_sweep.histograms.histogram import Histogram
-from quant_sweep.histograms.summary import Summary
+from quant_sweep.histograms.summary import Collector, Summary
+from torture import forked
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda raw: raw[:-3],
@@ -78,27 +78,19 @@ def test_a_damaged_file_is_collected_again_with_a_warning(
     assert same(collected_once("key", tmp_path, never), summaries)
 
 
-_COLLECT = """
-import sys, time, torch
-from pathlib import Path
-from quant_sweep.histograms.summary import Collector
-from quant_sweep.calibration.cache import collected_once
-
-def collect():
-    with Path(sys.argv[1], "passes").open("a") as file:
-        file.write("one\\n")
-    time.sleep(1.0)
-    collector = Collector()
-    collector.update(torch.arange(7.0))
-    return {"input": collector.summary()}
-
-print(collected_once("key", sys.argv[1], collect)["input"].total.counts.sum().item())
-"""
-
-
-@pytest.mark.slow
 def test_processes_at_once_collect_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _COLLECT, str(tmp_path)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[0].strip() for process in running] == ["7"] * 3
+    def collect() -> Summaries:
+        with (tmp_path / "passes").open("a") as file:
+            file.write("one\n")
+        sleep(0.5)
+        collector = Collector()
+        collector.update(torch.arange(7.0))
+        return {"input": collector.summary()}
+
+    def work() -> None:
+        print(int(collected_once("key", tmp_path, collect)["input"].total.counts.sum()))
+
+    children = [forked.start(work, tmp_path, tmp_path / f"{i}.log") for i in range(3)]
+    assert [child.wait() for child in children] == [0] * 3
+    assert [child.log.read_text().strip() for child in children] == ["7"] * 3
     assert (tmp_path / "passes").read_text() == "one\n"

@@ -2,9 +2,8 @@
 
 import functools
 import itertools
-import subprocess
-import sys
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from quant_sweep import observers
 from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.arithmetic.qparams import QuantSpec
-from quant_sweep.calibration.one_pass import calibrate, choose_qparams, choose_weight_qparams, observe
+from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams, choose_weight_qparams, observe
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, capture, insert_at_quantizers
 from quant_sweep.histograms.histogram import Histogram
@@ -25,6 +24,7 @@ from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+from torture import forked
 
 OBSERVERS = [getattr(observers, name) for name in observers.__all__ if name != "Observer"]
 
@@ -193,45 +193,41 @@ def test_all_grids_are_chosen_by_the_right_observer() -> None:
     )
 
 
+@functools.cache
+def constant(value: float) -> tuple[Calibration, Tensor, Tensor]:
+    """A network of one value, calibrated on images of one value; these, and what it makes of them."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 16, 3)).eval()
+    batch = torch.full((4, 3, 4, 4), value)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5 if value else 0.0)
+        return calibrate(capture(model, batch, Fusion.none), [batch]), batch, model(batch)
+
+
 @pytest.mark.parametrize("observer", OBSERVERS, ids=lambda observer: observer.__name__)
 @pytest.mark.parametrize("value", [0.0, 3.0, -0.25])
 @pytest.mark.parametrize("bits", [2, 8])
 def test_constant_activations_go_through_the_whole(observer: type[Observer], value: float, bits: int) -> None:
     """Every observer, every tensor constant: what comes out is finite, and 0 stays 0."""
-    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 16, 3)).eval()
+    calibration, batch, original = constant(value)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(0.5 if value else 0.0)
-    batch = torch.full((4, 3, 4, 4), value)
-    quantized = quantize(calibrate(capture(model, batch, Fusion.none), [batch]), bits=bits, observer=observer())
-    with torch.no_grad():
-        logits, original = quantized.network(batch), model(batch)
+        logits = quantize(calibration, bits=bits, observer=observer()).network(batch)
     assert bool(logits.isfinite().all())
     assert float((logits - original).abs().max()) <= 1e-5 + 0.05 * float(original.abs().max())
 
 
-_RESIDENT_MB_BY_BATCH = """
-import resource, torch
-from pathlib import Path
-from quant_sweep.calibration.one_pass import calibrate
-from quant_sweep.graph import Fusion, capture
-from quant_sweep.models import resnet20
-
-def batches():
-    for _ in range(15):
-        yield torch.randn(32, 3, 32, 32)
-        print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20)
-
-graph = capture(resnet20(num_classes=10, in_channels=3).eval(), torch.randn(2, 3, 32, 32), Fusion.conv_bn_relu)
-calibrate(graph, batches())
-"""
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
-def test_memory_does_not_grow_with_the_images() -> None:
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """It did, by 25 MB a batch: see `Collector`."""
-    printed = subprocess.run([sys.executable, "-c", _RESIDENT_MB_BY_BATCH], capture_output=True, text=True, check=True)
-    resident = [int(line) for line in printed.stdout.split()]
-    assert len(resident) == 15
-    assert resident[-1] - resident[4] < 75
+    graph = captured(cifar_resnet20, Fusion.conv_bn_relu, 32)
+
+    def batches() -> Iterator[Tensor]:
+        for _ in range(12):
+            yield torch.randn(32, 3, 32, 32)
+            print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20, flush=True)
+
+    child = forked.start(lambda: calibrate(graph, batches()), tmp_path, tmp_path / "log")
+    assert child.wait() == 0, child.log.read_text()
+    resident = [int(line) for line in child.log.read_text().split()]
+    assert len(resident) == 12
+    assert resident[-1] - resident[4] < 60

@@ -57,8 +57,13 @@ def the_line(outcome: Outcome, command: str = "quant-sweep") -> str:
     return lines[0].removeprefix(f"{command}: ")
 
 
-@pytest.mark.parametrize("bits", ["0", "-1", "1", "17", "33", "8.5", "x", "", "null", "[8]", "true"])
-@pytest.mark.parametrize("key", ["bits", "weight_bits", "activation_bits"])
+@pytest.mark.parametrize(
+    ("key", "bits"),
+    [
+        *(("bits", bits) for bits in ("0", "17", "8.5", "x", "", "null", "[8]", "true")),
+        *((key, bits) for key in ("weight_bits", "activation_bits") for bits in ("1", "17")),
+    ],
+)
 def test_widths(refused: Refused, key: str, bits: str) -> None:
     line = refused(f"{key}={bits}")
     assert line.startswith(f"{key}={bits.capitalize() if bits == 'true' else bits}: ") or bits == "null"
@@ -71,59 +76,22 @@ def test_widths(refused: Refused, key: str, bits: str) -> None:
     [
         (["bts=4"], "bts=4: no such key; allowed are activation_bits, "),
         (["observer.percentile=5"], "observer.percentile=5: no such key; allowed are _target_, name"),
-        (["tracking.url=x"], "tracking.url=x: no such key; allowed are artifacts, experiment, lock_dir, uri"),
         (["data=nonsense"], "data=nonsense: there is none; allowed are arrays, cifar10, custom, digits"),
-        (["scheme=x"], "scheme=x: there is none; allowed are affine, symmetric"),
         (["experiment=x"], "experiment=x: there is none; allowed are cifar10, original, "),
         (["fusion=x"], "fusion=x: Invalid value 'x', expected one of [none, bn, conv_bn_relu]"),
-        (["device=gpu"], "device=gpu: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
         (["force=maybe"], "force='maybe': allowed are true and false"),
-        (["seed=x"], "seed='x': allowed are whole numbers from 0 to 4294967295"),
-        (["batch_size=0"], "batch_size=0: allowed are whole numbers from 1"),
-        (["overrides=5"], "overrides=5: "),
         (["overrides=none.yaml"], "overrides=none.yaml: there is no such file; allowed is"),
-        (["overrides={input: 1}"], f"overrides.input=1: {BITS}"),
-        (["overrides.input=33"], f"overrides.input=33: {BITS}"),
         (["overrides={nonsense: 8}"], "overrides.nonsense: no quantized tensor is called or begins like this; there"),
-        (
-            ["observer=fake_hist", "observer.percentile=0"],
-            "observer.percentile=0: allowed are values above 50, up to 100",
-        ),
-        (["observer=fake_hist", "observer.percentile=101"], "observer.percentile=101: allowed are values above 50, up"),
-        (["observer=fake_hist", "observer.percentile=nan"], "observer.percentile=nan: allowed are values above 50, up"),
-        (["observer=fake_hist", "observer.percentile=x"], "observer.percentile='x': allowed is a number"),
-        (
-            ["scheme.same_grid_around_relu=true", "calibration=sequential", "fusion=bn"],
-            "scheme.same_grid_around_relu=true: calibration=sequential lays the grid before a ReLU before it knows",
-        ),
-        (["scheme.activation_symmetric=off"], "scheme.activation_symmetric='off': allowed are true and false"),
-        (
-            ["calibration.images=0"],
-            "calibration.images=0: cannot draw that many; allowed: a whole number from 2 to 1347",
-        ),
-        (
-            ["calibration.images=1"],
-            "calibration.images=1: cannot draw that many; allowed: a whole number from 2 to 1347",
-        ),
         (
             ["calibration.images=1348"],
             "calibration.images=1348: cannot draw that many; allowed: a whole number from 2 to",
         ),
-        (
-            ["calibration.images=x"],
-            "calibration.images=x: cannot draw that many; allowed: a whole number from 2 to 1347",
-        ),
         (["tracking.uri=http://127.0.0.1:1"], "tracking.uri='http://127.0.0.1:1': cannot be used"),
         (["tracking.uri=nonsense"], "tracking.uri='nonsense': no store that can be used; use sqlite:///"),
-        (
-            ["engine=builtin", "observer=hist", "bits=4"],
-            "bits=4: engine=builtin has its own flow; it takes only bits=8",
-        ),
         (
             ["engine=builtin"],
             "observer=mse: engine=builtin calibrates with torch.ao's own observers; allowed are minmax",
         ),
-        (["model=custom"], "model.factory=???: it must be given"),
         (["model=custom", "model.factory=nowhere:net"], "model.factory=nowhere:net: cannot be imported"),
         (["model.checkpoint=nowhere.th"], "model.checkpoint=nowhere.th: no such file; train it with quant-sweep-train"),
         (

@@ -56,7 +56,9 @@ ROWS: list[tuple[list[str], str, str]] = [
         for value in ["1", "off", "null"]
     ),
     *rows("bits", ["0", "1", "17", "-4", "8.5", "x", "true", "[8]"], "2 to 16"),
-    *rows("weight_bits", ["0", "17", "x", "2.5"], "2 to 16"),
+    *rows("bits", ["-1", "33", "null"], "2 to 16"),
+    *rows("weight_bits", ["0", "17", "x", "2.5", "-1", "33", "null", "[8]", "true"], "2 to 16"),
+    *rows("activation_bits", ["0", "1", "17", "x", "2.5", "-1", "33", "null", "[8]", "true"], "2 to 16"),
     *rows("fusion", ["x", "all", "2"], "conv_bn_relu"),
     (["fusion=[bn]"], "fusion=['bn']", ""),
     *rows("device", ["gpu", "cuda:0", "7", "[cpu]"], "cpu"),

@@ -92,7 +92,7 @@ class Program(nn.Module):
         return self.last(values[-1])
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.lists(steps, min_size=1, max_size=10), st.integers(0, 2**31))
 @torch.no_grad()
 def test_random_graphs(program: list[Step], seed: int) -> None:

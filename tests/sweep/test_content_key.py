@@ -4,12 +4,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from configured import RESNET8, composed
-from omegaconf import DictConfig
+from configured import RESNET8
+from wrong_inputs import config_of
 
 from quant_sweep.models import write_checkpoint
 from quant_sweep.models.cifar_resnet import CifarResNet
@@ -40,8 +41,9 @@ def key_of(tmp_path_factory: pytest.TempPathFactory) -> KeyOf:
         torch.manual_seed(seed)
         write_checkpoint(folder / f"{seed}.safetensors", CifarResNet(1, num_classes=10, in_channels=1).state_dict(), {})
 
+    @cache
     def ask(*overrides: str, weights: int = 0) -> str:
-        cfg: DictConfig = composed(
+        cfg = config_of(
             *RESNET8,
             f"outputs_dir={folder}",
             f"model.checkpoint={folder}/{weights}.safetensors",
