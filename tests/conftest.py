@@ -2,6 +2,11 @@
 
 import logging
 import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +19,37 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # torch traces every export for whoever listens, thousands of records that pytest would keep.
 logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 logging.getLogger("torch.__trace").propagate = False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def schema_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes two seconds for the schema of a store, of which tests make a hundred: all are copies of the first.
+
+    Tests of how it is made ask for `schema_made_each_time`.
+    """
+    from quant_sweep.runtime.atomic_file import replacing
+    from quant_sweep.tracking import database, store
+
+    first = tmp_path_factory.mktemp("store") / "first.db"
+
+    def copied(wanted: Path, artifacts: str) -> None:
+        if not first.exists():
+            database.create_whole(first, artifacts)
+        with replacing(wanted) as unfinished:
+            shutil.copyfile(first, unfinished)
+            with closing(sqlite3.connect(unfinished)) as connection, connection:
+                connection.execute("UPDATE experiments SET artifact_location = ?", (f"{artifacts}/0",))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "create_whole", copied)
+        yield
+
+
+@pytest.fixture
+def schema_made_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quant_sweep.tracking import database, store
+
+    monkeypatch.setattr(store, "create_whole", database.create_whole)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("schema_made_each_time")  # and killed
 def test_kills_lose_nothing(sweeps: Sweeps) -> None:
     counts = sweeps.count_kills(number=2, processes=2, seed=int(os.environ.get("TORTURE_SEED", "7")))
     sent = {"SIGKILL", "SIGINT", "SIGTERM", "SIGHUP", "stores"}

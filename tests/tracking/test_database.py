@@ -18,6 +18,8 @@ from quant_sweep.tracking import Tracker, database
 from torture.creation import count_first_openings
 from torture.forked import start
 
+pytestmark = pytest.mark.usefixtures("schema_made_each_time")
+
 
 def killed_at(statement: int, work: Callable[[], object]) -> Callable[[], None]:
     """`work`, which dies before it sends that statement to a database."""
