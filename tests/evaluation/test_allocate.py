@@ -75,6 +75,14 @@ def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: 
     assert {name: grid.spec.bits for name, grid in made.qparams.items()} == found.chosen.widths
 
 
+def test_the_search_goes_on_beside_a_uniform_assignment(calibration: Calibration) -> None:
+    """Where 8 bits are allowed everywhere, no assignment with 2 bits somewhere is better."""
+    found = allocate(calibration, budget=Budget(like_uniform=8), observer=MSE(), widths=(2, 8), steps=2)
+    assert [one.name for one in found.candidates] == ["uniform 2", "uniform 8", "step 1", "step 2"]
+    assert found.chosen.name == "uniform 8"
+    assert found.chosen.damage == min(one.damage for one in found.candidates)
+
+
 def test_the_least_cost_for_so_many_changes(calibration: Calibration) -> None:
     found = allocate(calibration, budget=Budget(max_drop=13), observer=MSE(), widths=(2, 4, 8), steps=2)
     assert found.chosen.changed <= 13
