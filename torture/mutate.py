@@ -36,15 +36,15 @@ from mutmut.workers.isolation import get_mutant_runner
 _FOLDER = Path("mutants")
 _CPU_LIMIT = 600  # seconds a mistake, and half as many on the clock: an endless loop is noticed too
 _MISSED, _NOTICED = (0,), (1, 2, 3)  # exit codes of pytest: all passed; a test failed, or could not even begin
-# Where tests of a module are that has no file of its own.
+# Where the tests of a module are that has no file of its own.
 _TESTS_OF = {
-    "learned": "distill",
-    "normalize": "layer_forms",
-    "onednn": "int8",
-    "operations": "layer_forms",
-    "program": "names",
-    "search_widths": "allocate",
-    "tensor_damages": "allocate",
+    "learned": "recovery/test_distill.py",
+    "normalize": "engines/test_operations_contract.py",
+    "onednn": "engines/test_int8.py",
+    "operations": "engines/test_operations_contract.py",
+    "program": "graph/test_names.py",
+    "search_widths": "evaluation/test_allocate.py",
+    "tensor_damages": "evaluation/test_allocate.py",
 }
 
 
@@ -86,12 +86,11 @@ def main() -> int:
 def tests_of(name: str) -> list[str]:
     """Files of tests that shall notice a mistake: those of its own module first, then those that speak of it most."""
     _, folder, *modules = _module(name).with_suffix("").parts
-    own = [f"test_{_TESTS_OF.get(module, module)}.py" for module in reversed(modules)]
-
-    def distance(file: Path) -> tuple[int, int]:
-        return own.index(file.name) if file.name in own else len(own), -file.read_text().count(modules[-1])
-
-    return [str(file) for file in sorted(sorted((Path("tests") / folder).glob("test_*.py")), key=distance)]
+    own = [Path("tests") / _TESTS_OF.get(module, f"{folder}/test_{module}.py") for module in reversed(modules)]
+    own = [file for file in own if file.exists()]
+    others = [file for file in sorted((Path("tests") / folder).glob("test_*.py")) if file not in own]
+    others.sort(key=lambda file: file.read_text().count(modules[-1]), reverse=True)
+    return [str(file) for file in (*own, *others)]
 
 
 def _module(name: str) -> Path:
