@@ -38,12 +38,14 @@ _CPU_LIMIT = 600  # seconds a mistake, and half as many on the clock: an endless
 _MISSED, _NOTICED = (0,), (1, 2, 3)  # exit codes of pytest: all passed; a test failed, or could not even begin
 # Where the tests of a module are that has no file of its own.
 _TESTS_OF = {
+    "fake_quantize": "engines/test_simulate.py",
     "learned": "recovery/test_distill.py",
     "normalize": "engines/test_operations_contract.py",
     "onednn": "engines/test_int8.py",
     "operations": "engines/test_operations_contract.py",
     "program": "graph/test_names.py",
     "search_widths": "evaluation/test_allocate.py",
+    "spread": "engines/test_transposed.py",
     "tensor_damages": "evaluation/test_allocate.py",
 }
 

@@ -134,6 +134,7 @@ def test_of_several_outputs_one_is_named() -> None:
         (MeanIoU(), Batch(DENSE, None, None, LABELS), r"labels are \(n\) of 4 classes"),
         (SquaredError(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (SquaredError(target="x"), LOGIT_BATCH, "metric.target=x: allowed are labels, inputs, float"),
+        (PSNR(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (PSNR(range=0.0), LOGIT_BATCH, "metric.range=0.0: allowed are numbers above 0"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Metric) else "",
