@@ -146,13 +146,13 @@ def _meaning(function: ast.FunctionDef) -> str:
 class _WithoutWords(ast.NodeTransformer):
     """Takes out what no test is asked to notice."""
 
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:  # noqa: N802
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
         return ast.Constant("") if isinstance(node.value, str) else node
 
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:  # noqa: N802
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.Raise(node.exc.func) if isinstance(node.exc, ast.Call) else node
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         match node.func:
             case ast.Name("zip"):
                 node.keywords = []
