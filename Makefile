@@ -8,9 +8,12 @@ CIFAR10 ?= data/cifar10
 STUDY ?= data=cifar10
 TRAIN ?=
 SWEEP ?=
+# Of mutate: how many mistakes, and which.
+N ?= 60
+SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep report ui study-resnet50 test check docs-check bench networks torture wheel clean
+.PHONY: help sweep report ui study-resnet50 test check docs-check bench networks torture mutate wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +68,13 @@ networks: .venv/installed-bench  ## capture and quantize 90 networks of timm and
 torture: .venv/installed  ## kill sweeps and damage files, seeded, and count what is lost (some ten minutes); docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m torture
 
+.venv/installed-mutate: .venv/installed-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'
+	touch $@
+
+mutate: .venv/installed-mutate  ## make small mistakes in the core, and count those that its tests notice (N=60 SEED=0)
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture.mutate --count $(N) --seed $(SEED)
+
 docs-check: .venv/installed-dev  ## run every command that the documents show, on stand-ins
 	PYTHONPATH=tests $(BIN)/python tests/documented.py
 
@@ -72,4 +82,4 @@ wheel: .venv/installed-dev  ## build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## remove the virtual environment and caches; runs and outputs stay
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist mutants .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,11 +9,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Shared machines stall now and then, which says nothing about the code; CI repeats the same examples every time.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+# make mutate asks only whether a test fails, not on which least example.
+settings.register_profile("mutate", settings.get_profile("ci"), phases=set(Phase) - {Phase.shrink, Phase.explain})
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # torch traces every export for whoever listens, thousands of records that pytest would keep.

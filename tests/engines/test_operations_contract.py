@@ -291,6 +291,9 @@ CONCATENATIONS = {
     "torch.concat": Case(Concatenate, lambda y, z: torch.concat((y, z), axis=2), integers=False),
     "torch.concatenate": Case(Concatenate, lambda y, z: torch.concatenate([y, z], 1), 1, integers=False),
     "torch.cat of three": Case(Concatenate, lambda y, z, w: torch.cat([y, z, w], 1), 0, integers=False),
+    "torch.cat, one of them integers": Case(
+        Other, lambda y: torch.cat([y, y.argmax(1, keepdim=True)], 1), integers=False
+    ),
     "torch.cat of one twice": Case(Concatenate, lambda y: torch.cat([y, y], 1)),
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+import torch
 from layer_networks import several
 from small_networks import images, tiny
 
@@ -13,7 +14,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.evaluation.allocate import allocate, judging_batches, width_choices
 from quant_sweep.evaluation.budget import Budget, parse_budget
 from quant_sweep.evaluation.tensor_damages import damage_and_changes, tensor_damages
-from quant_sweep.graph import Fusion, capture
+from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.allocation import network_size
 from quant_sweep.quantization.quantize import quantize, recovered
@@ -49,6 +50,17 @@ def test_the_damage_of_one_tensor_is_that_of_a_network_with_its_width(calibratio
     assert alone["relu.output"]["float"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_whole_network_is_measured_as_it_is_simulated(calibration: Calibration) -> None:
+    graph, batches = calibration.graph, [images(60, seed=4), images(30, seed=5)]
+    state = at(calibration, dict.fromkeys(graph.names, 3))
+    found, changed = damage_and_changes(graph, state, batches)
+    assert found == pytest.approx(damage(graph, state, batches), rel=1e-4)
+    networks = (Network(graph.graph), Simulate().build(state.graph, state.qparams))
+    classes = [torch.cat([network(batch).argmax(1) for batch in batches]) for network in networks]
+    assert changed == pytest.approx(100 * int((classes[0] != classes[1]).sum()) / 90)
+    assert changed > 0
+
+
 def test_a_recovered_weight_comes_with_its_bias(calibration: Calibration) -> None:
     graph, batches = calibration.graph, [images(8, seed=4)]
     states = {bits: at(calibration, dict.fromkeys(graph.names, bits), (Bias(),)) for bits in (2, 4)}
@@ -73,6 +85,14 @@ def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: 
     again, _ = damage_and_changes(graph, at(calibration, found.chosen.widths), judging_batches(calibration.batches))
     assert again == pytest.approx(found.chosen.damage)
     assert {name: grid.spec.bits for name, grid in made.qparams.items()} == found.chosen.widths
+
+
+def test_the_search_goes_on_beside_a_uniform_assignment(calibration: Calibration) -> None:
+    """Where 8 bits are allowed everywhere, no assignment with 2 bits somewhere is better."""
+    found = allocate(calibration, budget=Budget(like_uniform=8), observer=MSE(), widths=(2, 8), steps=2)
+    assert [one.name for one in found.candidates] == ["uniform 2", "uniform 8", "step 1", "step 2"]
+    assert found.chosen.name == "uniform 8"
+    assert found.chosen.damage == min(one.damage for one in found.candidates)
 
 
 def test_the_least_cost_for_so_many_changes(calibration: Calibration) -> None:

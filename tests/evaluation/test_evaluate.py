@@ -6,10 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
-from quant_sweep.evaluation.evaluate import Evaluation, evaluate
+from quant_sweep.evaluation.evaluate import Evaluation, KeptOutputs, evaluate, evaluate_original, keep_outputs
+from quant_sweep.evaluation.metrics import Agreement, Top1
 from quant_sweep.graph import Fusion, Network, capture
 
 
@@ -63,6 +65,20 @@ def test_a_float_network_gets_as_many_images_as_stay_in_the_cache(data: DataSet)
     network = Wide()
     assert evaluate(network, data, many, 1000).accuracy == pytest.approx(400 / 7)
     assert network.batches == [1, 1, 1, 13, 13, 13, 13, 13, 5]
+
+
+def test_outputs_that_are_kept_stand_for_their_network(data: DataSet) -> None:
+    network = Brightness()
+    (leaf,) = keep_outputs(network, data, data.test, 2, "cpu")
+    assert network.batches[-4:] == [2, 2, 2, 1]
+    assert torch.equal(leaf, network(data.normalize(data.test.images)))
+    kept = KeptOutputs([leaf], pytree.tree_structure(leaf))
+    for original in (kept, lambda _start, _stop, inputs: network(inputs)):
+        again = evaluate_original(original, data, data.test, 3, "cpu", Top1())
+        assert again.predictions.tolist() == [0, 1, 2, 3, 3, 2, 1]
+        assert again.accuracy == pytest.approx(400 / 7)
+    for original in (kept, network):
+        assert evaluate(network, data, data.test, 3, metric=Agreement(), original=original).value == 100.0
 
 
 class Layouts(nn.Module):

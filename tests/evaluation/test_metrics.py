@@ -14,6 +14,7 @@ from torch import Tensor
 from quant_sweep import PSNR, Agreement, Custom, LogitSQNR, MeanIoU, Metric, SquaredError, Top1, TopK, metric
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.metrics.base import Batch, named_outputs, standard_error, value_of
+from quant_sweep.evaluation.metrics.own import custom
 
 GENERATOR = torch.Generator().manual_seed(0)
 COUNT, CLASSES = 200, 4
@@ -133,6 +134,7 @@ def test_of_several_outputs_one_is_named() -> None:
         (MeanIoU(), Batch(DENSE, None, None, LABELS), r"labels are \(n\) of 4 classes"),
         (SquaredError(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (SquaredError(target="x"), LOGIT_BATCH, "metric.target=x: allowed are labels, inputs, float"),
+        (PSNR(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (PSNR(range=0.0), LOGIT_BATCH, "metric.range=0.0: allowed are numbers above 0"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Metric) else "",
@@ -155,3 +157,28 @@ def test_ones_own() -> None:
 
     with pytest.raises(InputError, match=r"spread returned \(\) for 200 samples; a number for each is needed"):
         Custom(function=wrong).check(LOGIT_BATCH, 0)
+
+
+def test_ones_own_over_all_samples() -> None:
+    """It is given outputs, the float network's and labels, once, and the arguments that go with it."""
+
+    @metric(name="farthest", unit="px", higher_is_better=False, mean=False)
+    def farthest(outputs: Tensor, original: Tensor, labels: Tensor, *, power: int) -> Tensor:
+        return (outputs - original).abs().max() ** power + labels.sum()
+
+    outputs, original, labels = (torch.rand(5, generator=GENERATOR) for _ in range(3))
+    own = Custom(function=farthest, kwargs={"power": 2})
+    assert own.kind == "other"
+    wanted = float((outputs - original).abs().max() ** 2 + labels.sum())
+    assert own.over_all(Batch(outputs, original, None, labels)) == pytest.approx(wanted)
+    named = Custom("b", function=farthest, kwargs={"power": 2})
+    batch = Batch({"a": labels, "b": outputs}, {"a": labels, "b": original}, None, labels)
+    assert named.over_all(batch) == pytest.approx(wanted)
+
+
+def test_ones_own_is_imported() -> None:
+    assert custom(factory="own_package.metrics:box_error") == Custom(function=box_error)
+    made = custom(factory="own_package.metrics:box_error", kwargs={"a": 1}, output="boxes")
+    assert (made.kwargs, made.output) == ({"a": 1}, "boxes")
+    with pytest.raises(InputError, match=r"metric.factory=math:sqrt: it does not say what it measures; allowed is a f"):
+        custom(factory="math:sqrt")

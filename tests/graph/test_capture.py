@@ -593,3 +593,23 @@ def test_the_slow_twin_reads_what_the_network_reads() -> None:
     for graph in graphs(model, x).values():
         functions = {q.name: lambda y: y * 2 for q in graph.activations}
         assert torch.equal(Watched(graph, functions)(x), insert_at_quantizers(graph, functions)(x))
+
+
+class Token(nn.Module):
+    """A parameter that is repeated for every image, as class tokens are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.token = nn.Conv2d(3, 6, 4, stride=4), nn.Parameter(torch.randn(1, 1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.conv(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.token.expand(x.shape[0], -1, -1), rows], 1)
+
+
+@torch.no_grad()
+def test_what_is_repeated_for_every_image_knows_how_many_there_are() -> None:
+    model = Token()
+    for graph in graphs(model, random_images()).values():
+        for x in (random_images(5, 3, 8, 8), random_images(1, 3, 8, 8)):
+            torch.testing.assert_close(Network(graph.graph)(x), model(x), rtol=1e-5, atol=1e-5)

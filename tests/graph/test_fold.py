@@ -43,6 +43,27 @@ def test_batch_norm_without_scale_and_shift() -> None:
     assert folded_names(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False, eps=0.1))) == ["1"]
 
 
+def test_weights_and_biases_of_functions_are_named_after_what_they_compute() -> None:
+    """Of a weight that two layers read, each has its own once a BatchNorm is folded into it."""
+
+    class Functions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(3, 3, 1, 1))
+            self.a, self.b = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.conv2d(self.a(F.conv2d(x, self.kernel)), self.kernel))
+
+    model = Functions()
+    assert folded_names(model) == ["a", "b"]
+    graph = with_quantizers(capture_float(model, random_images(2, 3, 8, 8)), Fusion.bn).graph
+    assert [node.inputs[1:] for node in graph.nodes] == [
+        ("conv2d.weight", "conv2d.bias"),
+        ("kernel", "conv2d_1.bias"),
+    ]
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(affine: bool, bias: bool) -> None:

@@ -101,6 +101,9 @@ CALLED = {
     "a constant of no parameter": Called(
         lambda m, x: m.conv(x + torch.linspace(0, 1, 8)) * torch.linspace(1, 2, 8), conv=nn.Conv2d(3, 3, 1)
     ),
+    "numbers that are written down": Called(
+        lambda m, x: m.conv(x * torch.tensor([0.5, 1.0, 2.0])[:, None, None]), conv=nn.Conv2d(3, 3, 1)
+    ),
 }
 
 
@@ -129,6 +132,12 @@ def test_calls_of_one_module_are_counted() -> None:
     assert names == ["relu", "conv", "relu_1", "conv_1", "relu_1_1", "conv_2", "relu_2", "conv_3"]
     weights = {name for name in graph.constants if name.endswith("weight")}
     assert weights == {"conv.weight"}, "one layer, one weight, however often it is called"
+
+
+def test_a_weight_that_is_computed_is_its_layer_s() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1, bias=False))
+    graph = graphs(Called(lambda m, x: m.conv(m.conv(x).relu()), conv=conv), random_images())[Fusion.none].graph
+    assert set(graph.constants) == {"conv.weight"}
 
 
 def test_layers_that_share_a_parameter_have_a_weight_each() -> None:

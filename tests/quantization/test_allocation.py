@@ -25,7 +25,9 @@ from quant_sweep.quantization.allocation import (
 )
 
 WIDTHS = (2, 4, 8, "float")
-SIZE = NetworkSize({"w1": 9, "w2": 40}, {"a1": 100, "a2": 7}, [LayerSize("w1", "a1", 900), LayerSize("w2", "a2", 40)])
+# Two layers read tensors that are in float whatever the widths.
+LAYERS = [("w1", "a1", 900), ("w2", "a2", 40), ("w1", "float 1", 30), ("w1", "float 2", 11)]
+SIZE = NetworkSize({"w1": 9, "w2": 40}, {"a1": 100, "a2": 7}, [LayerSize(*layer) for layer in LAYERS])
 GROUPS = [("a1",), ("a2", "w2"), ("w1",)]  # a weight with an activation: nobody needs it, and the program may not care
 
 

@@ -60,6 +60,18 @@ def test_begins_with_the_network_that_it_is_given(network: tuple[QuantGraph, OnG
         assert torch.equal(*(quantize(v, s.qparams[q.name]) for v, s in zip(values, (again, quantized), strict=True)))
 
 
+def test_codes_are_learned_from_where_the_weights_lie(network: tuple[QuantGraph, OnGrids]) -> None:
+    """But for those near to the middle between two codes, which would flip at once."""
+    _, quantized = network
+    student = LearnedNetwork(quantized, True, torch.device("cpu"))
+    assert len(student.latents) == len(student.weight_names) > 0
+    for latent, name in zip(student.latents, student.weight_names, strict=True):
+        weight, grid = quantized.graph.graph.constants[name], quantized.qparams[name]
+        codes = quantize(weight, grid)
+        off = weight / along_channels(grid.scale, weight, 0) - codes
+        torch.testing.assert_close(latent - codes, off.clamp(-0.45, 0.45), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("codes", [False, True])
 def test_what_is_learned_is_what_comes_out(network: tuple[QuantGraph, OnGrids], codes: bool) -> None:
     original, quantized = network

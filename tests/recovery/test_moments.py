@@ -1,0 +1,51 @@
+"""Second moments against those of all rows at once in float64, and the weights that fit them against least squares."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from quant_sweep.recovery.moments import Moments, damped, fitted
+
+
+def rows(far: float = 0.0) -> tuple[Tensor, Tensor]:
+    """x, float32 (groups, n, k), and y, (groups, n, out), which have to do with each other; means about `far`."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 60, 5, generator=generator) + torch.randn(2, 60, 1, generator=generator)
+    return x + far, x[..., :3] + torch.randn(2, 60, 3, generator=generator) - 2 * far
+
+
+@pytest.mark.parametrize("far", [0.0, 3.0, 3000.0])
+def test_batches_add_up_to_covariances(far: float) -> None:
+    """As exact where the means are large against what varies, as after a ReLU."""
+    x, y = rows(far)
+    moments = Moments()
+    for part in (slice(0, 25), slice(25, 30), slice(30, 60)):
+        moments.add(x[:, part], y[:, part])
+    h, c = moments.centred()
+    for group in range(2):
+        both = torch.cat([x[group], y[group]], dim=1).double()
+        wanted = torch.cov(both.T, correction=0)
+        torch.testing.assert_close(h[group], wanted[:5, :5], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(c[group], wanted[:5, 5:], rtol=1e-4, atol=1e-4)
+
+
+def test_damping_is_a_part_of_the_mean_diagonal() -> None:
+    h = torch.diag(torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))[None].repeat(2, 1, 1)
+    h[1] = 0.0
+    wanted = torch.stack([h[0] + 0.5 * 3.0 * torch.eye(3), 0.5 * torch.eye(3, dtype=torch.float64)])
+    torch.testing.assert_close(damped(h, 0.5), wanted)
+
+
+@pytest.mark.parametrize("damp", [1e-9, 0.1, 10.0])
+def test_the_fitted_weights_are_those_of_damped_least_squares(damp: float) -> None:
+    x, y = rows()
+    moments = Moments()
+    moments.add(x, y)
+    h, c = moments.centred()
+    w = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = fitted(w, h, c, damp)
+    for group in range(2):
+        a, b = (v[group].double() - v[group].double().mean(0) for v in (x, y))
+        pull = (60 * damp * h[group].diagonal().mean()).sqrt() * torch.eye(5, dtype=torch.float64)
+        wanted = torch.linalg.lstsq(torch.cat([a, pull]), torch.cat([b, pull @ w[group].T])).solution.T
+        torch.testing.assert_close(found[group], wanted, rtol=1e-4, atol=1e-4)
