@@ -17,6 +17,7 @@ from quant_sweep.graph import INPUT, Fusion, Graph, QuantGraph, capture_float, w
 from quant_sweep.graph.capture import Captured
 from quant_sweep.graph.operations import Operation
 from quant_sweep.models import resnet20
+from quant_sweep.models.cifar_resnet import CifarResNet
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
@@ -49,6 +50,12 @@ def tiny(seed: int = 0) -> nn.Module:
 def cifar_resnet20(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return shaken(resnet20(num_classes=10, in_channels=3))
+
+
+def cifar_resnet8(seed: int = 0) -> nn.Module:
+    """A block of each kind that ResNet-20 has."""
+    torch.manual_seed(seed)
+    return shaken(CifarResNet(1, num_classes=10, in_channels=3))
 
 
 def shaken(model: nn.Module) -> nn.Module:

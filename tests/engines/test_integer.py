@@ -35,7 +35,7 @@ from exact_layers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import captured, cifar_resnet20, images, tiny
+from small_networks import captured, cifar_resnet8, cifar_resnet20, images, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -210,7 +210,7 @@ class Whole(nn.Module):
 
 
 NETWORKS = {
-    "tiny": tiny, "resnet20": cifar_resnet20, "whole": of(Whole),
+    "tiny": tiny, "resnet8": cifar_resnet8, "whole": of(Whole),
     "mobilenet_v2": torchvision_model("mobilenet_v2"), "resnet18": torchvision_model("resnet18"),
 }  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: st
     assert integer.float_tensors == ()
 
 
-@pytest.mark.parametrize("network", ["tiny", "resnet20", "whole"])
+@pytest.mark.parametrize("network", ["tiny", "resnet8", "whole"])
 def test_no_float_between_the_quantized_images_and_the_logits(network: str) -> None:
     graph = captured(NETWORKS[network], Fusion.conv_bn_relu, 26)
     integer = Integer().build(graph, quantized(graph, images(4, size=26), SCHEMES["affine"], mixed_widths(graph, 0)))

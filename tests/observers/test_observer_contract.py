@@ -94,7 +94,7 @@ def test_channels_at_once_equal_each_alone(observer: Observer) -> None:
 @pytest.mark.parametrize("n", [1, 2, 9])
 def test_few_values(observer: Observer, n: int) -> None:
     """A depthwise 3x3 kernel has 9 weights a channel."""
-    for seed in range(8):
+    for seed in range(4):
         summary = summarize_channels(tensor("gaussian", n, seed), None, bins=1024)
         for grid in FEW_GRIDS:
             lo, hi = observer.range(summary, grid)
@@ -105,7 +105,7 @@ def test_few_values(observer: Observer, n: int) -> None:
 @pytest.mark.parametrize("bins", [16, 4096])
 def test_any_constant(observer: Observer, bins: int) -> None:
     """Wherever in its bin, and in whichever bin, the one value lies."""
-    constants = torch.tensor([1.0, 1.0001, 1 + 2**-23, 1 + 2**-4, 1.3, 1.5, 1.75, 2 - 2**-4, 2 - 2**-23])
+    constants = torch.tensor([1.0, 1 + 2**-23, 1 + 2**-4, 1.3, 2 - 2**-23])
     for value in torch.cat([constants, -constants]):
         histogram = Histogram.of(value.expand(1, 7), bins)
         for grid in (spec(2), spec(8, SYMMETRIC)):
