@@ -8,7 +8,7 @@ import pytest
 from runs_table import frame, measured, run
 
 from quant_sweep.report import build_report
-from quant_sweep.report.answer import fewest_bits
+from quant_sweep.report.answer import fewest_bits, short_result
 from quant_sweep.report.measured import paired
 from quant_sweep.report.points import read_points
 from quant_sweep.report.sections import Section, split
@@ -33,6 +33,15 @@ def test_fewest_bits_are_shown_by_the_paired_difference() -> None:
     assert text == (
         "resnet20 on digits: the fewest bits within 1 point of float are **6 bit** (mse): 91.40 (90.83–91.93) %."
     )
+
+
+def test_of_equal_answers_the_first_column_is_given_whoever_ran_first() -> None:
+    hist, mse = (run(bits=6, accuracy=91.40, observer=observer) for observer in ("hist", "mse"))
+    assert answer(hist, mse) == answer(mse, hist)
+    assert "**6 bit** (hist)" in answer(mse, hist)
+    for rows in ((hist, mse), (mse, hist)):
+        ways = [line["Quantization"] for line in short_result(sections(*rows))]
+        assert ways == ["fp32 original", "6bit hist", "6bit mse"]
 
 
 def test_a_small_difference_on_few_images_is_not_shown() -> None:

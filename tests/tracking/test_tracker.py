@@ -42,7 +42,8 @@ def test_a_finished_run_is_found_with_everything(tracker: Tracker) -> None:
     assert done.metrics == {"accuracy": 90.5, "scale/layer1.0.conv1.output": 0.25}
     pd.testing.assert_frame_equal(pd.read_csv(tracker.load_artifact(done.run_id, "tables/predictions.csv")), frame)
     row = tracker.runs().iloc[0]
-    assert (row["status"], row["kind"], row["key"], row["params.bits"]) == ("finished", "point", "k", "4")
+    assert (row["name"], row["status"], row["kind"], row["key"]) == ("mse 4", "finished", "point", "k")
+    assert row["params.bits"] == "4"
     assert row["metrics.accuracy"] == 90.5
     assert tracker.client.get_run(done.run_id).data.tags["host"] == "x"
 
