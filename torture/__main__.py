@@ -19,16 +19,17 @@ from torture.sweeps import Sweeps
 
 MUST_NOT_BE = ("silent", "traceback", "ruined", "lost", "twice", "failed", "left running", "report differs")
 MUST_NOT_BE += ("wrong exit code",)
-_PROCESSES = (1, 2, 4)
 
 
 def main() -> int:
     """Print one line per count; 1 if something was that must not be."""
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
-    parser.add_argument("--kills", type=int, default=24, help="of sweeps, shared out over 1, 2 and 4 processes")
+    parser.add_argument("--kills", type=int, default=24, help="of sweeps, shared out over the numbers of --in")
+    parser.add_argument("--in", type=int, nargs="+", default=[1, 2, 4], dest="teams", help="processes of a sweep")
     parser.add_argument("--creations", type=int, default=40, help="kills while the store is created")
     parser.add_argument("--damages", type=int, default=1000, help="of each kind of file")
     parser.add_argument("--processes", type=int, default=8, help="that open a store which is not there")
+    parser.add_argument("--openings", type=int, default=1, help="how often they do")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.getLogger("quant_sweep").setLevel(logging.ERROR)  # each damage has its warning
@@ -37,8 +38,8 @@ def main() -> int:
         folder = Path(temporary)
         if options.creations:
             bad += _told("store creation, kills", count_creation_kills(folder, options.creations, options.seed))
-        if options.processes:
-            counts = count_first_openings(folder, options.processes, points=20)
+        for index in range(options.openings if options.processes else 0):
+            counts = count_first_openings(folder / f"openings{index}", options.processes, points=20)
             bad += _told(f"store opened first by {options.processes} processes, 20 points", counts)
         if options.damages:
             for kind in kinds(folder / "damage"):
@@ -46,8 +47,8 @@ def main() -> int:
         if options.kills:
             logging.getLogger("quant_sweep").setLevel(logging.INFO)
             sweeps = Sweeps(folder / "sweeps")
-            for processes in _PROCESSES:
-                counts = sweeps.count_kills(options.kills // len(_PROCESSES), processes, options.seed + processes)
+            for processes in options.teams:
+                counts = sweeps.count_kills(options.kills // len(options.teams), processes, options.seed + processes)
                 bad += _told(f"sweeps in {processes} processes, kills", counts)
     return min(bad, 1)
 
