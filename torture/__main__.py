@@ -13,12 +13,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from torture.creation import count_creation_kills, count_first_openings
+from torture.creation import count_creation_kills, count_first_openings, warm_up
 from torture.damage import count_damages, kinds
+from torture.memory import memory_of_points, points_of_networks, points_of_one_network
+from torture.server import count_disturbed, killed, stopped
 from torture.sweeps import Sweeps
 
 MUST_NOT_BE = ("silent", "traceback", "ruined", "lost", "twice", "failed", "left running", "report differs")
 MUST_NOT_BE += ("wrong exit code",)
+_MEASURED = (1, 20, 50, 100, 250, 400)  # points
 
 
 def main() -> int:
@@ -30,6 +33,8 @@ def main() -> int:
     parser.add_argument("--damages", type=int, default=1000, help="of each kind of file")
     parser.add_argument("--processes", type=int, default=8, help="that open a store which is not there")
     parser.add_argument("--openings", type=int, default=1, help="how often they do")
+    parser.add_argument("--servers", type=int, default=0, help="MLflow servers that are stopped, and as many killed")
+    parser.add_argument("--points", type=int, default=0, help="of a multirun whose memory is measured")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.getLogger("quant_sweep").setLevel(logging.ERROR)  # each damage has its warning
@@ -50,7 +55,23 @@ def main() -> int:
             for processes in options.teams:
                 counts = sweeps.count_kills(options.kills // len(options.teams), processes, options.seed + processes)
                 bad += _told(f"sweeps in {processes} processes, kills", counts)
+        if options.servers:
+            for disturb in (stopped, killed):
+                counts = count_disturbed(disturb, folder / disturb.__name__, options.servers, options.seed)
+                bad += _told(f"servers {disturb.__name__}", counts)
+        if options.points:
+            _tell_memory(folder / "memory", options.points)
     return min(bad, 1)
+
+
+def _tell_memory(folder: Path, points: int) -> None:
+    warm_up(folder / "warm-up")
+    for axes in (points_of_one_network, points_of_networks):
+        measured = memory_of_points(folder / axes.__name__, axes(points))
+        for index in (*_MEASURED, len(measured)):
+            if index <= len(measured):
+                memory, objects = measured[index - 1]
+                print(f"{axes.__name__}, after {index}: {memory:.0f} MB, {objects} objects", flush=True)
 
 
 def _told(what: str, counts: Mapping[str, int]) -> int:

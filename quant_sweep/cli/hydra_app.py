@@ -16,6 +16,8 @@ from unittest import mock
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -23,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
-from quant_sweep.cli.foreign import check_hydra
+from quant_sweep.cli.foreign import check_hydra, check_search_path
 from quant_sweep.cli.jobs import check_jobs
 from quant_sweep.cli.progress import Display, steps_shown, terminal
 from quant_sweep.cli.schema import Common, check_keys, register
@@ -115,7 +117,7 @@ def _checked_composition(check_job: Callable[[DictConfig], None], display: Displ
     The config of a job is composed three times, by the check of the jobs and by Hydra's sweeper and launcher, each time
     for as long as a point's evaluation may take. Each is kept, packed: it takes 300 kB as objects.
     """
-    compose = ConfigLoaderImpl.load_configuration
+    compose, look_into = ConfigLoaderImpl.load_configuration, ConfigRepository.initialize_sources
     kept: dict[tuple[object, ...], bytes] = {}
 
     def composed(
@@ -139,7 +141,14 @@ def _checked_composition(check_job: Callable[[DictConfig], None], display: Displ
             display.jobs = check_jobs(loader, cfg, check_job)
         return cfg
 
-    with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):
+    def looked_into(repository: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
+        check_search_path(config_search_path)
+        look_into(repository, config_search_path)
+
+    with (
+        mock.patch.object(ConfigLoaderImpl, "load_configuration", checked),
+        mock.patch.object(ConfigRepository, "initialize_sources", looked_into),
+    ):
         yield
 
 
