@@ -74,7 +74,7 @@ class _End:
 def stopped_by_signals() -> Iterator[None]:
     """Meanwhile the first of these signals raises Stopped in the main thread; later ones do not disturb what it does
     then. A signal that is ignored (nohup) or has a handler of somebody else keeps it."""
-    with _handled(_Stop()), stopped_not_failed():
+    with _handled(_Stop()), _lost_ones_not_printed(), stopped_not_failed():
         yield
 
 
@@ -105,6 +105,22 @@ def check_stopped() -> None:
     number = _received()
     if number is not None:
         raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _lost_ones_not_printed() -> Iterator[None]:
+    """Python prints what is raised in a destructor, with a traceback, and goes on; `check_stopped` raises it again."""
+    earlier = sys.unraisablehook
+
+    def tell(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            earlier(lost)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = earlier
 
 
 def _received() -> int | None:

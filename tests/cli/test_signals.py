@@ -51,6 +51,25 @@ def test_one_that_was_lost_is_raised_between_jobs() -> None:
     check_stopped()
 
 
+def test_one_in_a_destructor_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closing:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError
+
+    printed: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: printed.append(lost.exc_type))
+    with stopped_by_signals():
+        Closing()
+        Faulty()
+        with pytest.raises(Stopped):
+            check_stopped()
+    assert printed == [ValueError]
+
+
 def test_an_error_that_a_signal_has_set_off_is_the_signal() -> None:
     def interrupted() -> None:
         try:
