@@ -59,7 +59,7 @@ class Sweeps:
         chance = random.Random(seed)
         counted: Counter[str] = Counter()
         while (sent := sum(counted[name] for name in _sent_names())) < number:
-            place = self._place(f"{processes}-{seed}-{sent}")
+            place = self._place(f"{processes}-{seed}-{counted['stores']}")
             for _ in range(min(_KILLS_PER_STORE, number - sent)):
                 counted += self._killed(place, processes, chance)
             counted += self._ended(place, processes)
