@@ -27,7 +27,8 @@ def plain_text(text: str) -> str:
 def png(figure: Figure) -> bytes:
     """The picture as a PNG file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw it a second time, for the layout alone
+    # savefig would draw it a second time, for the layout alone
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
