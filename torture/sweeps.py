@@ -87,6 +87,8 @@ class Sweeps:
         children = self._start(place, processes)
         codes = [child.wait() for child in children]
         counted = Counter({"stores": 1, "ruined": int(any(codes))})
+        if any(codes):
+            print(f"{place}: exit codes {codes}", children[0].log.read_text()[-4000:], sep="\n")
         counted += wrong(f"sqlite:///{place}/mlruns/mlflow.db", place, _POINTS, self._reported)
         return counted
 
