@@ -29,6 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=24, help="of sweeps, shared out over the numbers of --in")
     parser.add_argument("--in", type=int, nargs="+", default=[1, 2, 4], dest="teams", help="processes of a sweep")
+    parser.add_argument("--polite", type=float, default=1 / 3, help="share of kills that are no SIGKILL")
     parser.add_argument("--creations", type=int, default=40, help="kills while the store is created")
     parser.add_argument("--damages", type=int, default=1000, help="of each kind of file")
     parser.add_argument("--processes", type=int, default=8, help="that open a store which is not there")
@@ -51,7 +52,7 @@ def main() -> int:
                 bad += _told(f"damages, {kind.name}", count_damages(kind, options.damages, options.seed))
         if options.kills:
             logging.getLogger("quant_sweep").setLevel(logging.INFO)
-            sweeps = Sweeps(folder / "sweeps")
+            sweeps = Sweeps(folder / "sweeps", options.polite)
             for processes in options.teams:
                 counts = sweeps.count_kills(options.kills // len(options.teams), processes, options.seed + processes)
                 bad += _told(f"sweeps in {processes} processes, kills", counts)

@@ -38,10 +38,14 @@ _TIMINGS = ["calibration_seconds", "evaluation_seconds", "images_per_second", "r
 
 
 class Sweeps:
-    """Sweeps in folders of their own, held against one that nobody disturbed."""
+    """Sweeps in folders of their own, held against one that nobody disturbed.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        polite: share of the signals that can be handled; the others are SIGKILL.
+    """
+
+    def __init__(self, folder: Path, polite: float = 1 / 3) -> None:
+        self._folder, self._polite = folder, polite
         prepare_mlflow()
         undisturbed = self._place("undisturbed")
         began = time.monotonic()
@@ -69,7 +73,7 @@ class Sweeps:
         """One start and one kill; nothing is counted where the sweep was done before."""
         children = self._start(place, processes)
         time.sleep(chance.uniform(0, self._seconds * processes**0.5))
-        number = chance.choice(_POLITE) if chance.random() < 1 / 3 else signal.SIGKILL
+        number = chance.choice(_POLITE) if chance.random() < self._polite else signal.SIGKILL
         hit = set(children if chance.random() < 0.5 else [chance.choice(children)])
         reached = {child for child in hit if child.send(number)}
         allowed = {child: {0, 128 + number, -number} if child in reached else {0} for child in children}
