@@ -46,7 +46,7 @@ def count_first_openings(folder: Path, processes: int, points: int) -> Counter[s
         once, lost, twice: points by how often they were recorded; failed: processes that did not end well.
     """
     warm_up(folder / "warm-up")
-    place = _new(folder / "openings")
+    place = _new(folder / "store")
     keys = [f"point{index}" for index in range(points)]
     children = [
         start(lambda turn=turn: record(place, keys[turn:] + keys[:turn]), place, place / "log")  # type: ignore[misc]

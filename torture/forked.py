@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-_CANNOT_WAIT = 120.0  # seconds after which a child is stuck
+_STUCK = 120.0  # seconds after which a child is stuck
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Child:
         os.kill(self.pid, number)
         return True
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = _STUCK) -> int:
         """Its exit code; minus the signal's number if one ended it; -9 as well if it is stuck and had to be killed."""
-        end = time.monotonic() + _CANNOT_WAIT
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,10 +26,9 @@ from quant_sweep.tracking import read_runs
 from quant_sweep.tracking.failures import prepare_mlflow
 from torture.forked import Child, command, start
 
-ARGUMENTS = [
-    *("-m", "model=custom", "model.factory=torture.tiny:network", "calibration.images=64", "device=cpu"),
-    *("engine=simulate", "observer=minmax", "bits=8,4,3"),
-]
+NETWORK = ["model=custom", "model.factory=torture.tiny:network", "calibration.images=64", "device=cpu"]
+NETWORK += ["engine=simulate", "observer=minmax"]
+ARGUMENTS = ["-m", *NETWORK, "bits=8,4,3"]
 _POINTS = 3
 _KILLS_PER_STORE = 4
 _SHARE_OF_FIRST = 0.6  # of the seconds that the first sweep of a process takes, which imports much
@@ -38,16 +38,20 @@ _TIMINGS = ["calibration_seconds", "evaluation_seconds", "images_per_second", "r
 
 
 class Sweeps:
-    """Sweeps in folders of their own, held against one that nobody disturbed."""
+    """Sweeps in folders of their own, held against one that nobody disturbed.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        polite: share of the signals that can be handled; the others are SIGKILL.
+    """
+
+    def __init__(self, folder: Path, polite: float = 1 / 3) -> None:
+        self._folder, self._polite = folder, polite
         prepare_mlflow()
         undisturbed = self._place("undisturbed")
         began = time.monotonic()
-        _sweep_here(undisturbed)
+        sweep_here(undisturbed, ARGUMENTS)
         self._seconds = _SHARE_OF_FIRST * (time.monotonic() - began)
-        self._report, self._table = _report(undisturbed), _table(undisturbed)
+        self._reported = reported(undisturbed)
 
     def count_kills(self, number: int, processes: int, seed: int) -> Counter[str]:
         """Kill `number` times sweeps of that many processes, starting again each time.
@@ -59,7 +63,7 @@ class Sweeps:
         chance = random.Random(seed)
         counted: Counter[str] = Counter()
         while (sent := sum(counted[name] for name in _sent_names())) < number:
-            place = self._place(f"{processes}-{seed}-{sent}")
+            place = self._place(f"{processes}-{seed}-{counted['stores']}")
             for _ in range(min(_KILLS_PER_STORE, number - sent)):
                 counted += self._killed(place, processes, chance)
             counted += self._ended(place, processes)
@@ -69,7 +73,7 @@ class Sweeps:
         """One start and one kill; nothing is counted where the sweep was done before."""
         children = self._start(place, processes)
         time.sleep(chance.uniform(0, self._seconds * processes**0.5))
-        number = chance.choice(_POLITE) if chance.random() < 1 / 3 else signal.SIGKILL
+        number = chance.choice(_POLITE) if chance.random() < self._polite else signal.SIGKILL
         hit = set(children if chance.random() < 0.5 else [chance.choice(children)])
         reached = {child for child in hit if child.send(number)}
         allowed = {child: {0, 128 + number, -number} if child in reached else {0} for child in children}
@@ -87,21 +91,9 @@ class Sweeps:
         children = self._start(place, processes)
         codes = [child.wait() for child in children]
         counted = Counter({"stores": 1, "ruined": int(any(codes))})
-        counted["traceback"] += "Traceback" in children[0].log.read_text()
-        try:
-            runs = read_runs(f"sqlite:///{place}/mlruns/mlflow.db", "quant_sweep")
-        except Exception:
-            logging.exception("%s", place)
-            counted["lost"] += _POINTS
-            return counted
-        finished = runs[(runs["kind"] == "point") & (runs["status"] == "finished")]["key"]
-        counted["lost"] += max(0, _POINTS - finished.nunique())
-        counted["twice"] += len(finished) - finished.nunique()
-        counted["left running"] += int((runs["status"] == "running").sum())
-        same = _report(place) == self._report and _table(place) == self._table
-        counted["report differs"] += not same
-        if counted.total() > 1:
-            print(place, dict(counted), _excerpt(children[0].log.read_text()), sep="\n")
+        if any(codes):
+            print(f"{place}: exit codes {codes}", children[0].log.read_text()[-4000:], sep="\n")
+        counted += wrong(f"sqlite:///{place}/mlruns/mlflow.db", place, _POINTS, self._reported)
         return counted
 
     def _start(self, place: Path, processes: int) -> list[Child]:
@@ -112,6 +104,35 @@ class Sweeps:
         place = self._folder / name
         place.mkdir(parents=True)
         return place
+
+
+def wrong(uri: str, place: Path, points: int, expected: tuple[bytes | None, str | None]) -> Counter[str]:
+    """What must not be after a sweep whose last start nobody disturbed.
+
+    Args:
+        uri: of its store.
+        place: its working folder; it printed into `log` there.
+        points: how many it has.
+        expected: what `reported` returned for a sweep that nobody disturbed.
+
+    Returns:
+        lost and twice, of points; left running, of runs; traceback, report differs.
+    """
+    log = (place / "log").read_text()
+    counted = Counter(traceback=int("Traceback" in log))
+    try:
+        runs = read_runs(uri, "quant_sweep")
+    except Exception:
+        logging.exception("%s", place)
+        return counted + Counter(lost=points)
+    finished = runs[(runs["kind"] == "point") & (runs["status"] == "finished")]["key"]
+    counted["lost"] = max(0, points - finished.nunique())
+    counted["twice"] = len(finished) - finished.nunique()
+    counted["left running"] = int((runs["status"] == "running").sum())
+    counted["report differs"] = int(reported(place) != expected)
+    if counted.total():
+        print(place, dict(counted), _excerpt(log), sep="\n")
+    return counted
 
 
 def _excerpt(log: str) -> str:
@@ -128,15 +149,15 @@ def _sent_names() -> list[str]:
     return [_name(number) for number in (signal.SIGKILL, *_POLITE)]
 
 
-def _sweep_here(folder: Path) -> None:
+def sweep_here(folder: Path, arguments: Sequence[str]) -> None:
     """Run the command in this process, so that those that are forked have imported all; then forget what it made."""
-    before, arguments = Path.cwd(), sys.argv
+    before, typed = Path.cwd(), sys.argv
     os.chdir(folder)
     try:
-        contextvars.copy_context().run(command(sweep.main, "quant-sweep", ARGUMENTS))
+        contextvars.copy_context().run(command(sweep.main, "quant-sweep", arguments))
     finally:
         os.chdir(before)
-        sys.argv = arguments
+        sys.argv = typed
         GlobalHydra.instance().clear()
         logging.getLogger().handlers.clear()
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("quant_sweep")]
@@ -144,11 +165,11 @@ def _sweep_here(folder: Path) -> None:
         cached.cache_clear()
 
 
-def _report(place: Path) -> bytes | None:
-    path = place / "outputs" / "report" / "quant_sweep" / "report.md"
-    return path.read_bytes() if path.exists() else None
-
-
-def _table(place: Path) -> str | None:
-    path = place / "outputs" / "report" / "quant_sweep" / "points.csv"
-    return str(pd.read_csv(path).drop(columns=_TIMINGS).to_csv()) if path.exists() else None
+def reported(place: Path) -> tuple[bytes | None, str | None]:
+    """The bytes of report.md, and points.csv without what a clock measured; None where there is none."""
+    folder = place / "outputs" / "report" / "quant_sweep"
+    report, table = folder / "report.md", folder / "points.csv"
+    return (
+        report.read_bytes() if report.exists() else None,
+        str(pd.read_csv(table).drop(columns=_TIMINGS).to_csv()) if table.exists() else None,
+    )

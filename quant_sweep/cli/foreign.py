@@ -1,8 +1,8 @@
 """What Hydra's own part of a config may build: a yaml from elsewhere names no class, program or file of its own there.
 
-Hydra instantiates callbacks, launchers and sweepers, and `logging.config` whatever `()` and `class` name, before a job
-begins. Everything that can run code is allow-listed here. A launcher's own lines of shell are the person's word on the
-command line only.
+Hydra imports packages that it looks for configs in, and instantiates callbacks, launchers and sweepers, and
+`logging.config` whatever `()` and `class` name, before a job begins. Everything that can run code is allow-listed here.
+A launcher's own lines of shell are the person's word on the command line only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 
 from quant_sweep.errors import InputError
@@ -35,6 +36,7 @@ _LOGGING = (
     *("logging.Formatter", "colorlog.ColoredFormatter"),
 )
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+_NAMED_BY_PERSONS = {"main": "--config-path", "command-line": "--config-dir"}  # Hydra's word for who gave a place: key
 # Threads, devices and memory; not what Python, the linker or MLflow's credentials read.
 _VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "CUDA_", "PYTORCH_", "TMPDIR")
 
@@ -65,6 +67,19 @@ def check_hydra(hydra: DictConfig) -> None:
     for name in _mapping("hydra.job.env_set", written["job"].get("env_set")):
         if not name.startswith(_VARIABLES):
             raise InputError(f"hydra.job.env_set.{name}: no config may set it; allowed are {', '.join(_VARIABLES)}...")
+
+
+def check_search_path(path: ConfigSearchPath) -> None:
+    """Refuse to look for configs in a package that a person or a config names: looking into it imports it.
+
+    Raises:
+        InputError: naming the package and what is allowed.
+    """
+    for element in path.get_path():
+        named = element.provider in _NAMED_BY_PERSONS or str(element.provider).startswith("hydra.searchpath")
+        if named and str(element.path).startswith("pkg:"):
+            key = _NAMED_BY_PERSONS.get(str(element.provider), "hydra.searchpath")
+            raise InputError(f"{key}={element.path}: no config is read from a package; allowed are folders")
 
 
 def _check_target(key: str, node: Any, allowed: Sequence[str]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import functools
 import os
+import pickle
 import sys
-from collections import OrderedDict
+import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -22,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from quant_sweep.arithmetic.widths import MAX_BITS, MIN_BITS
-from quant_sweep.cli.foreign import check_hydra
+from quant_sweep.cli.foreign import check_hydra, check_search_path
 from quant_sweep.cli.jobs import check_jobs
 from quant_sweep.cli.progress import Display, steps_shown, terminal
 from quant_sweep.cli.schema import Common, check_keys, register
@@ -31,7 +34,7 @@ from quant_sweep.errors import InputError, printable
 from quant_sweep.sweep.choices import config_folder
 
 _IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-_KEPT_CONFIGS = 100  # jobs, some 300 kB each
+_KEPT_CONFIGS = 2000  # jobs, some 5 kB each
 # How SQLite, torch and safetensors tell of a full disk.
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
@@ -80,6 +83,16 @@ def take_flag(flag: str) -> bool:
     return typed
 
 
+def release_memory(made: JobReturn) -> None:
+    """Drop what Hydra keeps of a job until its multirun ends, and nobody reads: two configs, some 200 kB, and of a job
+    that failed all variables of the functions that its error came through, tensors included."""
+    made.cfg = made.hydra_cfg = None
+    error = made._return_value if made.status == JobStatus.FAILED else None
+    while isinstance(error, BaseException):
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _keep_returned(made: JobReturn, value: Any) -> None:
     made._return_value = value
 
@@ -102,10 +115,10 @@ def _checked_composition(check_job: Callable[[DictConfig], None], display: Displ
     """Look at every config that Hydra composes before Hydra builds anything of it; there is no hook for that.
 
     The config of a job is composed three times, by the check of the jobs and by Hydra's sweeper and launcher, each time
-    for as long as a point's evaluation may take. The last ones are kept and copied.
+    for as long as a point's evaluation may take. Each is kept, packed: it takes 300 kB as objects.
     """
-    compose = ConfigLoaderImpl.load_configuration
-    kept: OrderedDict[tuple[object, ...], DictConfig] = OrderedDict()
+    compose, look_into = ConfigLoaderImpl.load_configuration, ConfigRepository.initialize_sources
+    kept: dict[tuple[object, ...], bytes] = {}
 
     def composed(
         loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **named: Any
@@ -113,11 +126,13 @@ def _checked_composition(check_job: Callable[[DictConfig], None], display: Displ
         if run_mode != RunMode.RUN:
             return compose(loader, config_name, overrides, run_mode, **named)
         key = config_name, *overrides, *named.items()
-        if key not in kept:
-            kept[key] = compose(loader, config_name, overrides, run_mode, **named)
-            if len(kept) > _KEPT_CONFIGS:
-                kept.popitem(last=False)
-        return copy.deepcopy(kept[key])
+        if key in kept:
+            same: DictConfig = pickle.loads(zlib.decompress(kept[key]))
+            return same
+        cfg = compose(loader, config_name, overrides, run_mode, **named)
+        if len(kept) < _KEPT_CONFIGS:  # all are asked for in turn, so that what makes room would be asked for next
+            kept[key] = zlib.compress(pickle.dumps(cfg), level=1)
+        return cfg
 
     def checked(loader: ConfigLoaderImpl, *, run_mode: RunMode, **named: Any) -> DictConfig:
         cfg = composed(loader, run_mode=run_mode, **named)
@@ -126,7 +141,14 @@ def _checked_composition(check_job: Callable[[DictConfig], None], display: Displ
             display.jobs = check_jobs(loader, cfg, check_job)
         return cfg
 
-    with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):
+    def looked_into(repository: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
+        check_search_path(config_search_path)
+        look_into(repository, config_search_path)
+
+    with (
+        mock.patch.object(ConfigLoaderImpl, "load_configuration", checked),
+        mock.patch.object(ConfigRepository, "initialize_sources", looked_into),
+    ):
         yield
 
 

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import final
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AGAIN_SECONDS = 0.05
 _ECHO_SECONDS = 1.0  # `timeout` and batch systems send a signal to a process and to its group: twice
 
 
@@ -42,15 +43,21 @@ class Stopped(KeyboardInterrupt):
 
 @final
 class _Stop:
-    """Handler of all of them: raises once. A second Ctrl-C, a second later or more, ends the process at once."""
+    """Handler of all of them: raises once. A second Ctrl-C, a second later or more, ends the process at once.
+
+    Attributes:
+        received: the signal that asked for the end.
+        lost: what it raised came to nothing; the next one raises again.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.lost = False
         self._time = 0.0
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received, self._time = number, time.monotonic()
+        if self.received is None or self.lost:
+            self.received, self.lost, self._time = number, False, time.monotonic()
             raise Stopped(number)
         if number == signal.SIGINT and time.monotonic() - self._time > _ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
@@ -74,7 +81,7 @@ class _End:
 def stopped_by_signals() -> Iterator[None]:
     """Meanwhile the first of these signals raises Stopped in the main thread; later ones do not disturb what it does
     then. A signal that is ignored (nohup) or has a handler of somebody else keeps it."""
-    with _handled(_Stop()), stopped_not_failed():
+    with _handled(_Stop()), _sent_again(), stopped_not_failed():
         yield
 
 
@@ -107,10 +114,36 @@ def check_stopped() -> None:
         raise Stopped(number)
 
 
+@contextlib.contextmanager
+def _sent_again() -> Iterator[None]:
+    """Send a signal again that came while a destructor or a callback of a weak reference ran: Python prints what is
+    raised there, with its traceback, and goes on."""
+    earlier = sys.unraisablehook
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        handler = signal.getsignal(lost.exc_value.number) if isinstance(lost.exc_value, Stopped) else None
+        if not isinstance(lost.exc_value, Stopped) or not isinstance(handler, _Stop):
+            earlier(lost)
+            return
+        handler.lost = True
+        timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.number))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = earlier
+
+
 def _received() -> int | None:
-    """The signal that asked this process to end."""
-    handlers = (signal.getsignal(number) for number in _SIGNALS)
-    return next((handler.received for handler in handlers if isinstance(handler, _Stop)), None)
+    """The signal that asked this process to end; who asks raises it, and it is not raised again."""
+    for handler in map(signal.getsignal, _SIGNALS):
+        if isinstance(handler, _Stop):
+            handler.lost = False
+            return handler.received
+    return None
 
 
 def say_stopped(command: str, stopped: Stopped) -> None:

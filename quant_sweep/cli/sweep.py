@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from quant_sweep.cli.hydra_app import one_line_errors, run_hydra, take_flag
+from quant_sweep.cli.hydra_app import one_line_errors, release_memory, run_hydra, take_flag
 from quant_sweep.cli.jobs import sweep_name
 from quant_sweep.cli.journal import Entry, Journal, Status
 from quant_sweep.cli.progress import Display, jobs_shown, only_warnings, terminal
@@ -65,6 +66,10 @@ class RememberMultirun(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
             only_warnings(logging.getLogger().handlers)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            release_memory(job_return)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from quant_sweep.sweep.environment import as_written, from_environment
 from quant_sweep.sweep.point import flat_params
 from quant_sweep.tracking import Recorder
 from quant_sweep.train import EpochResult, TrainConfig, train
+from quant_sweep.train.state import prepare_folder
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ def train_model(cfg: DictConfig) -> None:
     settings = plain(cfg)
     config = check_recipe(settings)
     device = resolve_device(settings["device"])
+    name = f"{settings['model']['name']}-{settings['data']['name']}"
+    folder = Path(cfg.outputs_dir) / "train" / name
+    prepare_folder(folder, config)
     tracker = open_tracker(cfg)
     data = load_data(settings["data"])
     if data.train.labels is not data.train.strata:
@@ -52,8 +56,6 @@ def train_model(cfg: DictConfig) -> None:
     check_fits(config, data)
     torch.manual_seed(config.seed)  # factories draw the initial weights from torch's global stream
     model = new_model(settings["model"], len(data.classes), data.channels)
-    name = f"{settings['model']['name']}-{settings['data']['name']}"
-    folder = Path(cfg.outputs_dir) / "train" / name
     shown = as_written(settings, written)
     params = flat_params({key: shown[key] for key in ("model", "data")})
     params |= {f"train.{key}": value for key, value in settings["train"].items()} | {"device": device.type}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -99,6 +99,7 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
         program = functional(inlined(_exported(own, images, name)))
         program.graph.eliminate_dead_code()  # indices of max-pooling that nobody reads
         captured = Captured(graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
+        _release_shapes(program.graph)
         if tolerance > _ROUNDING_FLOAT32:  # the model's own rounding may hide what the graph's does not
             _check_alone(Network(captured.graph), captured.images, name, _ROUNDING_FLOAT32)
     captured.check(captured.graph, "the captured network")
@@ -217,6 +218,15 @@ def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
             f"model={name}: cannot be captured by torch.export: {_one_line(error)}; "
             "control flow that depends on the values of tensors, and sizes fixed to one batch, have to be rewritten"
         ) from error
+
+
+def _release_shapes(graph: fx.Graph) -> None:
+    """Take apart the symbolic shapes of an export: they refer to themselves through C++, where Python's collector does
+    not look, and would stay for good, some hundred kilobytes of each network."""
+    for node in graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None and mode.shape_env is not None:
+            vars(mode.shape_env).clear()
 
 
 def _one_line(error: Exception) -> str:

@@ -24,10 +24,11 @@ _OUR_FAULT = "INVALID_PARAMETER_VALUE"
 
 
 def prepare_mlflow() -> None:
-    """To be called before MLflow is imported: no telemetry, no progress bar for a file that lies here, and no traceback
-    of its own for what becomes one line."""
+    """To be called before MLflow is imported: no telemetry, no progress bar for a file that lies here, no address of
+    each run, and no traceback of its own for what becomes one line."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run on a server
     for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):  # the latter of a signal while a connection is given back
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # tells of every plugin that it loads

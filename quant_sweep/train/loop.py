@@ -72,7 +72,7 @@ def train(
     Raises:
         InputError: the folder cannot be written or holds a different training, or the loss becomes NaN or infinite.
     """
-    prepare_folder(folder)
+    prepare_folder(folder, config)
     same = identity(config, data)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = sgd(model, config)

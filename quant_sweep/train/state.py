@@ -63,11 +63,12 @@ def last_path(folder: Path) -> Path:
     return folder / "last.safetensors"
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make the folder, and find out now whether files can be written there.
+def prepare_folder(folder: Path, config: TrainConfig) -> None:
+    """Make the folder, and find out now whether a training with this recipe can go on, or begin, there.
 
     Raises:
-        InputError: they cannot.
+        InputError: files cannot be written there; those that are there are damaged, of another recipe or of another
+            program, whose weights a training would replace.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +77,21 @@ def prepare_folder(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"outputs_dir={folder}: cannot be written ({reason}); give a writable folder") from error
+    if last_path(folder).exists():
+        _, training = _read(last_path(folder), TRAINING)
+        _check_same(last_path(folder), training["same"], _recipe(config))
+        read_best(folder)
+    elif best_path(folder).exists():
+        _read(best_path(folder), BEST)  # of a training that was interrupted in its first epoch
 
 
 def identity(config: TrainConfig, data: DataSet) -> dict[str, Any]:
     """What must be the same for a training to be continued."""
-    return {**{f"train.{k}": v for k, v in dataclasses.asdict(config).items()}, "data": data.fingerprint}
+    return {**_recipe(config), "data": data.fingerprint}
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    return {f"train.{key}": value for key, value in dataclasses.asdict(config).items()}
 
 
 def save(
@@ -152,7 +163,10 @@ def _read(path: Path, name: str) -> tuple[Mapping[str, Tensor], Any]:
     """
     written = read_written(path)
     if written is None or name not in written.text:
-        raise InputError(f"outputs_dir: {path} is not from this version of the training; remove it to train anew")
+        raise InputError(
+            f"outputs_dir: {path} is not from this version of the training; remove it to train anew, "
+            "or give another outputs_dir"
+        )
     return written.tensors, json.loads(written.text[name])
 
 

@@ -97,6 +97,29 @@ def test_a_yaml_with_a_callback_runs_nothing(tmp_path: Path, more: list[str]) ->
 
 
 @pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["hydra.searchpath=[pkg://canary.conf]"], "hydra.searchpath"),
+        (["--config-dir", ".", "--config-name", "strange"], "hydra.searchpath"),
+        (["--config-path", "pkg://canary.conf"], "--config-path"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_no_package_is_imported_to_look_for_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], key: str
+) -> None:
+    (tmp_path / "canary").mkdir()
+    (tmp_path / "canary" / "__init__.py").write_text("open('executed', 'w')")
+    (tmp_path / "strange.yaml").write_text("hydra:\n  searchpath: ['pkg://canary.conf']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = Workspace(tmp_path).type("quant-sweep", *arguments)
+    assert (
+        outcome.err == f"quant-sweep: {key}=pkg://canary.conf: no config is read from a package; allowed are folders\n"
+    )
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
     ("folder", "name"),
     [
         ("outputs/sweeps/2026-01-02_03-04-05-678901", r"2026-01-02_03-04-05-678901"),

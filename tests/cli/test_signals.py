@@ -4,6 +4,7 @@ import contextlib
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,32 @@ def test_one_that_was_lost_is_raised_between_jobs() -> None:
         with pytest.raises(Stopped, match="stopped by SIGTERM"):
             check_stopped()
     check_stopped()
+
+
+def test_one_that_arrives_in_a_destructor_is_raised_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And Python prints no traceback of it."""
+
+    class Closing:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError
+
+    printed: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: printed.append(lost.exc_type))
+    with pytest.raises(Stopped, match="SIGTERM"), stopped_by_signals():  # noqa: PT012
+        Closing()
+        Faulty()
+        time.sleep(10)
+        pytest.fail("the signal was lost")
+    with stopped_by_signals():  # found before it is sent again: raised once
+        Closing()
+        with pytest.raises(Stopped):
+            check_stopped()
+        time.sleep(0.2)
+    assert printed == [ValueError]
 
 
 def test_an_error_that_a_signal_has_set_off_is_the_signal() -> None:

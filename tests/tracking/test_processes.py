@@ -2,21 +2,17 @@
 
 import os
 import signal
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
 from filelock import FileLock, Timeout
-from test_store import free_port, open_tracker
+from test_store import open_tracker
 
 from quant_sweep.tracking.failures import prepare_mlflow
 from torture import forked
 from torture.forked import Child
+from torture.server import mlflow_server
 
 
 def start(mode: str, folder: Path, *keys: str) -> Child:
@@ -87,42 +83,10 @@ def test_a_key_is_taken_while_another_process_works_on_it(tmp_path: Path) -> Non
         pass  # free again
 
 
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "kept")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (folder / "server.log").open("w")
-    server = subprocess.Popen(
-        command, env={**os.environ, **quiet}, cwd=folder, stdout=log, stderr=log, start_new_session=True
-    )
-    try:
-        wait_until_healthy(server, f"http://127.0.0.1:{port}", seconds=90)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-        log.close()
-
-
-def wait_until_healthy(server: "subprocess.Popen[bytes]", address: str, seconds: float) -> None:
-    end = monotonic() + seconds
-    while monotonic() < end:
-        assert server.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=2).close()
-        except OSError:
-            sleep(0.3)
-        else:
-            return
-    raise AssertionError("the server did not start")
-
-
 @pytest.mark.slow
 def test_a_real_server(tmp_path: Path) -> None:
-    with mlflow_server(tmp_path) as address:
-        tracker = open_tracker(tmp_path, address)
+    with mlflow_server(tmp_path) as server:
+        tracker = open_tracker(tmp_path, server.address)
         with tracker.record(kind="point", key="a", name="a", params={"bits": 4}) as recorder:
             recorder.metrics({f"scale/layer{i}": 0.5 for i in range(120)})
             recorder.text("index,class\n0,3\n", "tables/predictions.csv")
@@ -131,7 +95,7 @@ def test_a_real_server(tmp_path: Path) -> None:
             tracker.record(kind="point", key="b", name="b", params={"bits": 3}),
         ):
             raise RuntimeError("gone")
-        done = open_tracker(tmp_path, address + "/").find_finished("a")
+        done = open_tracker(tmp_path, server.address + "/").find_finished("a")
         assert done is not None
         assert len(done.metrics) == 120
         assert tracker.load_artifact(done.run_id, "tables/predictions.csv").read_text() == "index,class\n0,3\n"

@@ -25,6 +25,7 @@ from quant_sweep.models.checkpoint import load_weights, read_checkpoint
 from quant_sweep.train import EpochResult, TrainConfig, train
 from quant_sweep.train.config import learning_rate
 from quant_sweep.train.loop import sgd
+from quant_sweep.train.state import prepare_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "conf" / "train").glob("*.yaml"))
 CPU = torch.device("cpu")
@@ -311,10 +312,22 @@ def test_another_recipe_or_other_data_is_not_continued(tmp_path: Path) -> None:
         train(network(), images(), changed(epochs=1), tmp_path, CPU, ignore)
 
 
-def test_a_file_of_another_program_is_not_continued(tmp_path: Path) -> None:
-    save_file(network().state_dict(), tmp_path / "last.safetensors", metadata={"training": "{}"})
-    with pytest.raises(InputError, match=r"last\.safetensors is not from this version of the training; remove it"):
+@pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors"])
+def test_a_file_of_another_program_is_neither_continued_nor_replaced(tmp_path: Path, name: str) -> None:
+    save_file(network().state_dict(), tmp_path / name, metadata={"training": "{}", "best": "{}"})
+    written = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match=rf"{name} is not from this version of the training; remove it"):
+        prepare_folder(tmp_path, changed(epochs=1))
+    with pytest.raises(InputError, match=name):
         train(network(), images(), changed(epochs=1), tmp_path, CPU, ignore)
+    assert (tmp_path / name).read_bytes() == written
+
+
+def test_another_recipe_is_told_before_any_data(tmp_path: Path) -> None:
+    train(network(), images(), changed(epochs=1), tmp_path, CPU, ignore)
+    prepare_folder(tmp_path, changed(epochs=1))
+    with pytest.raises(InputError, match=r"^train\.epochs=2 \(was 1\): .*last\.safetensors"):
+        prepare_folder(tmp_path, changed(epochs=2))
 
 
 def test_infinite_loss_stops_at_once_and_writes_nothing(tmp_path: Path) -> None:
