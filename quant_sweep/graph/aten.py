@@ -10,6 +10,10 @@ from torch import Tensor, fx
 from quant_sweep.errors import InputError
 from quant_sweep.graph.operations import Sizes
 
+# The number of images of a program that was exported for one number: a prime, and larger than what models count
+# otherwise, so that a size that it divides is one of the images.
+MANY_IMAGES = 20_011
+
 Arguments: TypeAlias = Mapping[str, Any]  # by the schema's names
 
 _IDENTITIES = {
@@ -66,13 +70,15 @@ def shape_of_one(node: fx.Node) -> Sizes:
 
 
 def times_images(size: Any) -> tuple[int, bool]:
-    """A size as a number for one image, and whether it grows with the number of images.
+    """A size as a number for one image, and whether it grows with the number of images: it is a multiple of
+    `MANY_IMAGES`, or symbolic.
 
     Raises:
         InputError: it does so in another way than in proportion.
     """
     if isinstance(size, int):
-        return size, False
+        of_images = size > 0 and size % MANY_IMAGES == 0
+        return (size // MANY_IMAGES, True) if of_images else (size, False)
     expression = size.node.expr
     if expression.is_number:
         return int(expression), False

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram, export
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,8 +26,9 @@ from quant_sweep.graph.functional import functional, inlined
 from quant_sweep.graph.graph import Graph
 from quant_sweep.graph.interpret import Network, relative_difference
 from quant_sweep.graph.program import graph_of
+from quant_sweep.graph.trace import Calls, release_symbols, traced_for_many, traced_with_a_symbol
 
-_MOST_IMAGES = 4096  # of a batch, as torch.export wants to know it; nothing here depends on it
+_MORE_CALLS = 100  # that a model may need for many images than for a few, before it takes each alone
 _COMPARED = 4  # images on which a graph is held against its model
 # Relative differences that rounding may leave: of the model's own numbers, and of a float32 network.
 _ROUNDING = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -91,19 +93,26 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
     name = type(model).__name__
     _check_inputs(model, name)
     own, images = _prepared(model, example)
-    with torch.no_grad(), _Types() as types:
+    with torch.no_grad(), _Types() as types, Calls() as calls:
         outputs = _outputs(own, images[:_COMPARED], name)
     tolerance = max(_ROUNDING.get(dtype, _ROUNDING_FLOAT32) for dtype in {*types.seen, torch.float32})
     with torch.no_grad():
         _check_alone(own, images[:_COMPARED], name, tolerance)
-        program = functional(inlined(_exported(own, images, name)))
-        program.graph.eliminate_dead_code()  # indices of max-pooling that nobody reads
-        captured = Captured(graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
-        _release_shapes(program.graph)
-        if tolerance > _ROUNDING_FLOAT32:  # the model's own rounding may hide what the graph's does not
-            _check_alone(Network(captured.graph), captured.images, name, _ROUNDING_FLOAT32)
-    captured.check(captured.graph, "the captured network")
-    return captured
+
+        def held_against_the_model(program: ExportedProgram) -> Captured:
+            program = functional(inlined(program))
+            program.graph.eliminate_dead_code()  # indices of max-pooling that nobody reads
+            captured = Captured(graph_of(program, own, name), name, images[:_COMPARED].float(), outputs, tolerance)
+            release_symbols(program.graph)
+            if tolerance > _ROUNDING_FLOAT32:  # the model's own rounding may hide what the graph's does not
+                _check_alone(Network(captured.graph), captured.images, name, _ROUNDING_FLOAT32)
+            captured.check(captured.graph, "the captured network")
+            return captured
+
+        with suppress(Exception):
+            return held_against_the_model(traced_for_many(own, images, 2 * calls.count + _MORE_CALLS))
+        own, images = _prepared(model, example)
+        return held_against_the_model(_traced(own, images, name))
 
 
 # -- the model --
@@ -207,26 +216,14 @@ def _check_finite(outputs: Any, own: nn.Module, name: str) -> None:
     raise InputError(f"model={name}: its result for the first images holds NaN or infinity")
 
 
-def _exported(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
-    of_batch: Any = {0: Dim("images", min=1, max=_MOST_IMAGES)}
-    (first, *_) = inspect.signature(own.forward).parameters.values()
-    shapes = ((of_batch,),) if first.kind is first.VAR_POSITIONAL else (of_batch,)
+def _traced(own: nn.Module, images: Tensor, name: str) -> ExportedProgram:
     try:
-        return export(own, (images[:2],), dynamic_shapes=shapes, strict=False)
+        return traced_with_a_symbol(own, images)
     except Exception as error:
         raise InputError(
             f"model={name}: cannot be captured by torch.export: {_one_line(error)}; "
             "control flow that depends on the values of tensors, and sizes fixed to one batch, have to be rewritten"
         ) from error
-
-
-def _release_shapes(graph: fx.Graph) -> None:
-    """Take apart the symbolic shapes of an export: they refer to themselves through C++, where Python's collector does
-    not look, and would stay for good, some hundred kilobytes of each network."""
-    for node in graph.nodes:
-        mode = getattr(node.meta.get("val"), "fake_mode", None)
-        if mode is not None and mode.shape_env is not None:
-            vars(mode.shape_env).clear()
 
 
 def _one_line(error: Exception) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from quant_sweep.graph.aten import (
     RESHAPES,
@@ -114,14 +115,16 @@ def _computes_float(node: fx.Node) -> bool:
 def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
     """A record of the very call, whose sizes may depend on the number of images."""
     inputs = [source for source in node.all_input_nodes if not _is_size(source)]
-    grows = any(times_images(source.meta["val"])[1] for source in node.all_input_nodes if _is_size(source))
+    grows = any(times_images(size)[1] for size in _sizes_in((*node.args, *node.kwargs.values())))
     counted = next((i for i, source in enumerate(inputs) if grows and _has_one_row_an_image(source)), len(inputs))
     images = (_network_input(node.graph),) if grows and counted == len(inputs) else ()
 
     def template(argument: Any) -> Any:
         match argument:
-            case fx.Node() if _is_size(argument):
-                times, of_images = times_images(argument.meta["val"])
+            case bool():
+                return argument
+            case int() | fx.Node() if _is_size(argument):
+                times, of_images = times_images(_size(argument))
                 return Images(times, counted) if of_images else times
             case fx.Node():
                 return Slot(inputs.index(argument))
@@ -141,8 +144,19 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
     return kind(Call(_pure(target), args, kwargs)), (*inputs, *images)
 
 
-def _is_size(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), int | torch.SymInt)
+def _sizes_in(arguments: Any) -> Iterator[Any]:
+    """The whole numbers among the arguments of a call, symbolic ones too."""
+    for argument in pytree.tree_leaves(arguments):
+        if _is_size(argument) and not isinstance(argument, bool):
+            yield _size(argument)
+
+
+def _is_size(argument: Any) -> bool:
+    return isinstance(_size(argument), int | torch.SymInt)
+
+
+def _size(argument: Any) -> Any:
+    return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
 
 
 def _has_one_row_an_image(node: fx.Node) -> bool:

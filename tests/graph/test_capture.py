@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, Network, capture, capture_float, insert_at_quantizers
+from quant_sweep.graph.aten import MANY_IMAGES
 from quant_sweep.graph.interpret import relative_difference
 
 
@@ -432,9 +433,26 @@ class ForAnotherSize(Net):
         return self.conv(x).reshape(-1, 3 * 7 * 7)
 
 
-class FixedToABatch(Net):
+class EachAlone(Net):
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).reshape(len(x), -1)
+        return torch.cat([self.conv(image[None]) for image in x])
+
+
+class InParts(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.conv(part) for part in x.split(2)])
+
+
+class AListOfNumbers(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + torch.tensor([1.0 for _ in range(len(x))]).reshape(-1, 1, 1, 1)
+
+
+class OtherwiseForMany(Net):
+    """Which the few images that are compared would not show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.shape[0] < 64 else self.last(self.last(x).repeat(1, 2, 1, 1))
 
 
 class NotOneImage(Net):
@@ -466,7 +484,10 @@ class Cond(Net):
         (ReturnsANumber, "model=ReturnsANumber: returns a tensor of shape"),
         (ReturnsAParameter, "model=ReturnsAParameter: returns a tensor of shape"),
         (ForAnotherSize, r"model=ForAnotherSize: cannot compute inputs of shape \(4, 3, 8, 8\)"),
-        (FixedToABatch, "model=FixedToABatch: cannot be captured .* sizes fixed to one batch"),
+        (EachAlone, "model=EachAlone: cannot be captured .* sizes fixed to one batch"),
+        (InParts, "model=InParts: cannot be captured .* sizes fixed to one batch"),
+        (AListOfNumbers, "model=AListOfNumbers: cannot be captured .* sizes fixed to one batch"),
+        (OtherwiseForMany, "model=OtherwiseForMany: cannot be captured"),
         (NotOneImage, r"model=NotOneImage: cannot compute inputs of shape \(1, 3, 8, 8\)"),
         (OnNumberOfImages, "model=OnNumberOfImages: its result for an image depends on the other images"),
         (Cond, "model=Cond: cannot be captured"),
@@ -477,6 +498,39 @@ def test_refused_in_one_line(net: type[nn.Module], said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         capture(net(), random_images(), Fusion.none)
     assert "\n" not in str(error.value)
+
+
+class CountedByLen(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).reshape(len(x), -1)
+
+
+class OfEveryImage(Net):
+    """Sizes that are multiples of the number of images, and a number that is none of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = len(x)
+        rows = self.conv(x).reshape(count * 6, -1) + torch.zeros(count * 6, 1)
+        return rows.reshape(count, 6, -1).expand(count, 6, rows.shape[1])[:, :, : 2**31 - 1]
+
+
+@pytest.mark.parametrize("net", [CountedByLen, OfEveryImage])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_any_number_of_images_is_computed(net: type[Net], count: int) -> None:
+    torch.manual_seed(0)
+    model = net().eval()
+    graph, x = capture(model, random_images(), Fusion.none), random_images(count, 3, 8, 8, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(Network(graph.graph)(x), model(x))
+
+
+def test_a_size_that_a_prime_of_ours_divides_is_no_number_of_images() -> None:
+    """Of all sizes of the model, one that is the number that images are counted by while a model is traced."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, MANY_IMAGES), nn.Linear(MANY_IMAGES, 3))
+    x = random_images(2, 3, 8, 8)
+    with torch.no_grad():
+        found = Network(capture(model, x, Fusion.none).graph)(x)
+        torch.testing.assert_close(found, model(x))
 
 
 class Chance(Net):
