@@ -143,8 +143,12 @@ def sqnr_db(reference: Tensor, rounded: Tensor) -> float:
     return float(10 * torch.log10(reference.double().square().sum() / noise))
 
 
-def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """A network with random weights and BatchNorm statistics of real activations, and the shape of an image."""
+def build(name: str, **changes: Any) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network with random weights and BatchNorm statistics of real activations, and the shape of an image.
+
+    Args:
+        changes: to what timm makes of a name, such as a smaller depth.
+    """
     torch.manual_seed(0)
     if name.startswith("torchvision/"):
         import torchvision
@@ -159,7 +163,7 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     else:
         import timm
 
-        model = timm.create_model(name, pretrained=False, num_classes=10)
+        model = timm.create_model(name, pretrained=False, num_classes=10, **changes)
         side = _SIZES.get(name, 224 if name.startswith(_FIXED_SIZE) else 128)
         shape = (3, side, side)
     with torch.no_grad():
@@ -173,9 +177,9 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return model.eval(), shape
 
 
-def measure(name: str) -> Row:
-    """Capture and quantize one network."""
-    model, shape = build(name)
+def measure(name: str, **changes: Any) -> Row:
+    """Capture and quantize one network; `changes` as `build` takes them."""
+    model, shape = build(name, **changes)
     generator = torch.Generator().manual_seed(1)
     calibration = [torch.randn(_IMAGES.get(name, 8), *shape, generator=generator) for _ in range(2)]
     x = torch.randn(_IMAGES.get(name, 8), *shape, generator=generator)

@@ -15,13 +15,15 @@ NETWORKS = (  # noqa: SIM905
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_is_captured_and_quantized_like_each_layer_alone(name: str) -> None:
-    row = measure(name)
+    row = measure(name, **FEWER_BLOCKS.get(name, {}))
     assert row == Row(**{**vars(row), "refused": ""}), row.refused
     assert row.apart < 1e-5
     assert row.norms - row.folded == FREE_NORMS.get(name, 0)
     assert row.sqnr > row.reference - MOST_BELOW.get(name, 1.5)
 
 
+# Of networks that take more than five seconds whole.
+FEWER_BLOCKS = {"vit_tiny_patch16_224": {"depth": 3}, "levit_128s": {"depth": (1, 1, 2)}}
 # Sums of two layers are rounded where an integer engine adds them, which layers alone do not: dB below, as measured.
 MOST_BELOW: dict[str, float] = {"regnetx_002": 4.0}
 # BatchNorms that follow no layer, or a sum: how many of each network.
