@@ -109,7 +109,7 @@ def capture_float(model: nn.Module, example: Tensor) -> Captured:
             captured.check(captured.graph, "the captured network")
             return captured
 
-        with suppress(Exception):
+        with suppress(Exception):  # traced with a symbol, whatever is wrong is said better
             return held_against_the_model(traced_for_many(own, images, 2 * calls.count + _MORE_CALLS))
         own, images = _prepared(model, example)
         return held_against_the_model(_traced(own, images, name))
