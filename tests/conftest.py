@@ -47,6 +47,15 @@ def schema_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def config_files_read_once_for_all() -> Iterator[None]:
+    """Those of one place; a test that writes one does so in a folder of its own."""
+    from quant_sweep.cli.hydra_app import config_files_read_once
+
+    with config_files_read_once():
+        yield
+
+
 @pytest.fixture
 def schema_made_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from quant_sweep.tracking import database, store

@@ -10,9 +10,9 @@ from torch import Tensor, fx
 from quant_sweep.errors import InputError
 from quant_sweep.graph.operations import Sizes
 
-# The number of images of a program that was exported for one number: a prime, and larger than what models count
-# otherwise, so that a size that it divides is one of the images.
-MANY_IMAGES = 20_011
+# The number of images of a program that was exported for one number: a prime that models count nothing else by, so
+# that a size that it divides is one of the images; and few enough that a model which makes a tensor of each ends soon.
+MANY_IMAGES = 2_003
 
 Arguments: TypeAlias = Mapping[str, Any]  # by the schema's names
 

@@ -17,6 +17,7 @@ from quant_sweep.evaluation.qparams_table import COLUMNS
 # Of points.csv; everything else is the same whenever it is measured.
 TIMINGS = ["calibration_seconds", "evaluation_seconds", "images_per_second", "run_id"]
 GRID = ("observer=minmax,mse", "bits=8,3")
+THREE = ("observer=minmax", "bits=8,4,3")  # points
 Arguments = Callable[..., list[str]]
 
 
@@ -241,9 +242,9 @@ def test_report_is_rebuilt_from_the_store_alone(store: Workspace, sweeping: Argu
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Workspace:
-    """A fresh store after one multirun of the small grid."""
+    """A fresh store after one multirun of three points."""
     place = Workspace(tmp_path_factory.mktemp("undisturbed"))
-    outcome = place.type("quant-sweep", "-m", *GRID, *quick(checkpoint))
+    outcome = place.type("quant-sweep", "-m", *THREE, *quick(checkpoint))
     assert outcome.code == 0, outcome.err
     return place
 
@@ -266,7 +267,7 @@ def test_killed_and_started_again_ends_with_the_same_report(
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments)
 
-    arguments = ["-m", *sweeping(*GRID)]
+    arguments = ["-m", *sweeping(*THREE)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "evaluate", evaluate)
         dead = workspace.start("quant-sweep", *arguments)
@@ -276,25 +277,25 @@ def test_killed_and_started_again_ends_with_the_same_report(
     again = workspace.type("quant-sweep", *arguments)
     assert again.code == 0, again.err
     assert again.out.count("skipped: same key finished") == 1
-    assert workspace.runs()["status"].value_counts().to_dict() == {"finished": 4, "killed": 1}
+    assert workspace.runs()["status"].value_counts().to_dict() == {"finished": 3, "killed": 1}
     assert_same_table(workspace, undisturbed)
 
 
 @pytest.mark.slow
-def test_four_processes_on_a_store_that_is_not_there(
+def test_three_processes_on_a_store_that_is_not_there(
     workspace: Workspace, undisturbed: Workspace, sweeping: Arguments
 ) -> None:
-    processes = [workspace.start("quant-sweep", "-m", *sweeping(*GRID)) for _ in range(4)]
+    processes = [workspace.start("quant-sweep", "-m", *sweeping(*THREE)) for _ in range(3)]
     codes, logs = [process.wait() for process in processes], [process.log.read_text() for process in processes]
-    assert codes == [0] * 4, logs
+    assert codes == [0] * 3, logs
     assert "Traceback" not in "".join(logs)
     points = workspace.runs()
-    assert points["status"].tolist() == ["finished"] * 4
-    assert points["key"].nunique() == 4
+    assert points["status"].tolist() == ["finished"] * 3
+    assert points["key"].nunique() == 3
     assert workspace.runs("float")["status"].tolist() == ["finished"]
     assert set(workspace.runs("sweep")["status"]) == {"finished"}
-    assert sum(log.count("skipped: same key finished") for log in logs) == 12
-    assert len(pd.read_csv(workspace.report("points.csv"))) == 4
+    assert sum(log.count("skipped: same key finished") for log in logs) == 6
+    assert len(pd.read_csv(workspace.report("points.csv"))) == 3
     assert_same_table(workspace, undisturbed)
 
 

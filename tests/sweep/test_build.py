@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from configured import composed
+from configured import RESNET8, composed
 from omegaconf import OmegaConf
 
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion
-from quant_sweep.models import resnet20, write_checkpoint
+from quant_sweep.models import write_checkpoint
+from quant_sweep.models.cifar_resnet import CifarResNet
 from quant_sweep.observers import FakeHist
 from quant_sweep.sweep import build as build_module
 from quant_sweep.sweep.build import build, load_data, load_model, plain, resolve_device
@@ -19,7 +20,7 @@ from quant_sweep.sweep.build import build, load_data, load_model, plain, resolve
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "w.safetensors"
-    write_checkpoint(path, resnet20(num_classes=10, in_channels=1).state_dict(), {})
+    write_checkpoint(path, CifarResNet(1, num_classes=10, in_channels=1).state_dict(), {})
     return path
 
 
@@ -90,7 +91,7 @@ def test_enums_become_their_values() -> None:
 
 
 def test_data_and_model_are_built_once(tmp_path: Path, checkpoint: Path) -> None:
-    cfg = composed(f"outputs_dir={tmp_path}", f"model.checkpoint={checkpoint}")
+    cfg = composed(*RESNET8, f"outputs_dir={tmp_path}", f"model.checkpoint={checkpoint}")
     data = load_data(plain(cfg.data))
     assert load_data(plain(composed(f"outputs_dir={tmp_path}", "bits=3").data)) is data
     model = load_model(plain(cfg.model), data)
@@ -102,14 +103,14 @@ def test_data_and_model_are_built_once(tmp_path: Path, checkpoint: Path) -> None
 
 
 def test_digest_is_that_of_weights_and_code(tmp_path: Path, checkpoint: Path) -> None:
-    cfg = composed(f"outputs_dir={tmp_path}", f"model.checkpoint={checkpoint}")
+    cfg = composed(*RESNET8, f"outputs_dir={tmp_path}", f"model.checkpoint={checkpoint}")
     data = load_data(plain(cfg.data))
     first = load_model(plain(cfg.model), data).digest
     build_module._trained.cache_clear()
     assert load_model(plain(cfg.model), data).digest == first
-    state = resnet20(num_classes=10, in_channels=1).state_dict()
+    state = CifarResNet(1, num_classes=10, in_channels=1).state_dict()
     write_checkpoint(tmp_path / "v.safetensors", state, {})
-    cfg = composed(f"outputs_dir={tmp_path}", f"model.checkpoint={tmp_path}/v.safetensors")
+    cfg = composed(*RESNET8, f"outputs_dir={tmp_path}", f"model.checkpoint={tmp_path}/v.safetensors")
     assert load_model(plain(cfg.model), data).digest != first
 
 
