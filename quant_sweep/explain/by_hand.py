@@ -87,7 +87,7 @@ class Example:
 
     Attributes:
         why: it was chosen.
-        place: image, channel, row, column; or image, feature.
+        place: sample, channel, row, column; or sample, feature.
         terms: all of its sum.
         sum: of the products u_x q_w.
         shift: k; sums are multiplied by 2**k before a bias is added, so that its rounding does not show.

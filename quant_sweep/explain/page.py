@@ -43,9 +43,9 @@ def _dataflow(arithmetic: Arithmetic) -> list[Block]:
         "and rounding those of `simulate`, in float32."
     )
     note = (
-        f"Values seen while {arithmetic.images} calibration images pass through the quantized network. A code `q` "
+        f"Values seen while {arithmetic.images} calibration samples pass through the quantized network. A code `q` "
         "stands for `r = s · (q − z)`, scale `s`, zero-point `z`; `x` is the input, `w` the weight, `y` the output. "
-        f"Shapes are those of one image. {engine}"
+        f"Shapes are those of one sample. {engine}"
     )
     headers = ("step", "how", "shape", "type", "bits", "codes", "real values", "scale", "zero-point")
     rows = tuple(_row(step) for step in arithmetic.steps)
@@ -110,7 +110,7 @@ def _between(ends: tuple[int, int]) -> str:
 
 def _numbers(arithmetic: Arithmetic) -> list[Block]:
     numbers, x = arithmetic.numbers, arithmetic.stored
-    place = "place: image, channel, row, column" if len(numbers[0].place) == 4 else "place: image, then axis by axis"
+    place = "place: sample, channel, row, column" if len(numbers[0].place) == 4 else "place: sample, then axis by axis"
     rows: list[tuple[str, ...]] = [
         (place, *map(_place, numbers)),
         ("`x` of its largest product", *(number(_largest(n).x) for n in numbers)),
@@ -195,7 +195,7 @@ def _agreement(arithmetic: Arithmetic) -> list[str]:
             for a in arithmetic.agreements
         ]
         sentences.append(
-            f"Of {whole(compared)} output codes of {arithmetic.images} images, computed like this from the same "
+            f"Of {whole(compared)} output codes of {arithmetic.images} samples, computed like this from the same "
             f"inputs, {'; '.join(parts)}. `integer` rounds bias, product and result, `simulate` the result alone."
         )
     return sentences
