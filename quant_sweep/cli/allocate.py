@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 ASSIGNMENT = "assignment.yaml"
 _FILES = ("allocation.csv", "widths.csv", "allocation.png", ASSIGNMENT)
-_OWN = ("budget", "widths", "steps", "overrides")
+_OWN = ("budget", "widths", "steps", "overrides", "force")
 
 
 def main() -> None:

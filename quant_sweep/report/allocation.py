@@ -98,6 +98,7 @@ def allocation_figure(table: AllocationTable) -> Figure:
         axes.plot(best[column], best["damage"].clip(lower=_LEAST), "D", color=COLOURS[1], label="chosen")
         axes.set_yscale("log")
         axes.set_xlabel(label)
+        axes.locator_params(axis="x", nbins=5)  # small networks have long numbers
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
