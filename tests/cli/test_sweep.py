@@ -17,7 +17,7 @@ from quant_sweep.evaluation.qparams_table import COLUMNS
 # Of points.csv; everything else is the same whenever it is measured.
 TIMINGS = ["calibration_seconds", "evaluation_seconds", "images_per_second", "run_id"]
 GRID = ("observer=minmax,mse", "bits=8,3")
-THREE = ("observer=minmax", "bits=8,4,3")  # points
+THREE_POINTS = ("observer=minmax", "bits=8,4,3")
 Arguments = Callable[..., list[str]]
 
 
@@ -244,7 +244,7 @@ def test_report_is_rebuilt_from_the_store_alone(store: Workspace, sweeping: Argu
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Workspace:
     """A fresh store after one multirun of three points."""
     place = Workspace(tmp_path_factory.mktemp("undisturbed"))
-    outcome = place.type("quant-sweep", "-m", *THREE, *quick(checkpoint))
+    outcome = place.type("quant-sweep", "-m", *THREE_POINTS, *quick(checkpoint))
     assert outcome.code == 0, outcome.err
     return place
 
@@ -267,7 +267,7 @@ def test_killed_and_started_again_ends_with_the_same_report(
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments)
 
-    arguments = ["-m", *sweeping(*THREE)]
+    arguments = ["-m", *sweeping(*THREE_POINTS)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "evaluate", evaluate)
         dead = workspace.start("quant-sweep", *arguments)
@@ -285,7 +285,7 @@ def test_killed_and_started_again_ends_with_the_same_report(
 def test_three_processes_on_a_store_that_is_not_there(
     workspace: Workspace, undisturbed: Workspace, sweeping: Arguments
 ) -> None:
-    processes = [workspace.start("quant-sweep", "-m", *sweeping(*THREE)) for _ in range(3)]
+    processes = [workspace.start("quant-sweep", "-m", *sweeping(*THREE_POINTS)) for _ in range(3)]
     codes, logs = [process.wait() for process in processes], [process.log.read_text() for process in processes]
     assert codes == [0] * 3, logs
     assert "Traceback" not in "".join(logs)
