@@ -6,18 +6,19 @@ To add a data set, write one file with a factory that returns a `DataSet`, name 
 
 from quant_sweep.data.array_files import arrays
 from quant_sweep.data.base import DataSet, ImageSet
-from quant_sweep.data.calibration_images import CalibrationImages, draw_calibration_images
+from quant_sweep.data.calibration_images import CalibrationImages, TrainingImages, draw_calibration_images
 from quant_sweep.data.from_factory import custom
 from quant_sweep.data.image_folder import imagefolder
 from quant_sweep.data.pictures import pictures
 from quant_sweep.data.scikit_digits import digits
-from quant_sweep.data.subset import balanced_indices, calibration_indices
+from quant_sweep.data.subset import balanced_indices, calibration_indices, more_indices
 from quant_sweep.data.torchvision_cifar10 import cifar10
 
 __all__ = [
     "CalibrationImages",
     "DataSet",
     "ImageSet",
+    "TrainingImages",
     "arrays",
     "balanced_indices",
     "calibration_indices",
@@ -26,5 +27,6 @@ __all__ = [
     "digits",
     "draw_calibration_images",
     "imagefolder",
+    "more_indices",
     "pictures",
 ]

@@ -10,6 +10,7 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -51,6 +52,29 @@ class CalibrationImages:
             if generator is not None:
                 images = crop_and_flip(images, _CROP_PADDING, flip=True, generator=generator)
             yield self.data.normalize(images.to(device))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """Training images by their numbers, read when they are asked for; without labels.
+
+    Attributes:
+        data: whose training images.
+        indices: which, int64 (count,).
+        device: where they are used.
+    """
+
+    data: DataSet
+    indices: Tensor
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, numbers: Tensor) -> Tensor:
+        """Normalised images, float32 (k, channels, height, width), of int64 (k,)."""
+        return self.data.normalize(self.data.train.images[self.indices[numbers]].to(self.device))
 
 
 @functools.lru_cache(maxsize=1)

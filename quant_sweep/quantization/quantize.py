@@ -16,7 +16,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.assignment import checked_assignment, read_assignment
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width, assign_specs
-from quant_sweep.recovery import OnGrids, Recovery, Step, recover
+from quant_sweep.recovery import Inputs, OnGrids, Recovery, Step, recover
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,7 @@ def quantize(
     scheme: Scheme = AFFINE,
     overrides: Mapping[str, Width] | str | Path | None = None,
     recovery: Sequence[Recovery] = (),
+    more: Inputs | None = None,
     engine: Engine | None = None,
 ) -> Quantized:
     """Quantize a calibrated network; the calibration serves any number of calls.
@@ -57,6 +58,7 @@ def quantize(
         scheme: the kind of grids.
         overrides: other widths for some tensors, see `BitWidths`; or a file of them, see `read_assignment`.
         recovery: methods that win back what is lost, in their order; they see the images of the calibration.
+        more: float32 (n, ...), on the device to use: what recoveries that learn see in place of these; some thousands.
         engine: what will compute; if None integer kernels where they compute exactly, else the simulation, as the
             command has it.
 
@@ -70,7 +72,7 @@ def quantize(
     single = checked_assignment(overrides or {})
     widths = BitWidths(_width(weight_bits, bits), _width(activation_bits, bits), single)
     specs = assign_specs(graph, scheme, widths)
-    quantized, steps = recovered(calibration, specs, observer, weight_observer or MinMax(), scheme, recovery)
+    quantized, steps = recovered(calibration, specs, observer, weight_observer or MinMax(), scheme, recovery, more)
     if engine is None:
         device = calibration.batches[0].device if calibration.batches else torch.device("cpu")
         engine = Auto().choose(graph, specs, device).engine
@@ -84,6 +86,7 @@ def recovered(
     weight_observer: Observer,
     scheme: Scheme,
     recovery: Sequence[Recovery],
+    more: Inputs | None = None,
 ) -> tuple[OnGrids, tuple[Step, ...]]:
     """The network on its grids, recovered, and what each recovery did; for no engine in particular.
 
@@ -96,7 +99,7 @@ def recovered(
         return quantized, ()
     if calibration.batches is None:
         raise InputError("recovery: it reads the images again; give calibrate() a list or tuple of batches")
-    made = recover(graph, quantized, calibration.batches, {str(i): step for i, step in enumerate(recovery)})
+    made = recover(graph, quantized, calibration.batches, {str(i): step for i, step in enumerate(recovery)}, more)
     return made.on_grids(), tuple(made.steps.values())
 
 

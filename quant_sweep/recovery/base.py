@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, final
 
+import torch
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
@@ -51,6 +52,68 @@ class Recovery(ABC):
     def same_network(self, original: QuantGraph) -> QuantGraph:
         """The float network that methods after this one compare with: it computes what `original` computes."""
         return original
+
+
+class Inputs(Protocol):
+    """Inputs of a network by their numbers, read when they are asked for; a tensor (n, ...) is such."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """Those of int64 (k,), on the CPU, as float32 (k, ...) on the device to use."""
+
+
+class Interrupted(Protocol):
+    """Where a long recovery keeps how far it is."""
+
+    def read(self) -> Mapping[str, Tensor] | None:
+        """What was written last by a process that did not come to its end; None if there is nothing."""
+
+    def write(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Keep it, unless it was kept just now."""
+
+
+@final
+class Forgotten:
+    """An `Interrupted` that keeps nothing."""
+
+    def read(self) -> None:
+        return None
+
+    def write(self, state: Callable[[], Mapping[str, Tensor]]) -> None: ...
+
+
+@final
+@dataclass(frozen=True)
+class Lesson:
+    """What a recovery that learns is given besides the networks.
+
+    Attributes:
+        inputs: to learn from; none of them is among those that judge it.
+        interrupted: how far an earlier process came.
+    """
+
+    inputs: Inputs
+    interrupted: Interrupted = field(default_factory=Forgotten)
+
+
+class Learner(Recovery):
+    """A recovery in many small steps. It may learn from more inputs than calibration sees, and goes on where a process
+    was interrupted: the result is the same.
+
+    Attributes:
+        images: how many inputs it wants, if there are as many.
+    """
+
+    images: int
+
+    @abstractmethod
+    def learn(self, original: QuantGraph, quantized: OnGrids, lesson: Lesson) -> OnGrids:
+        """As `recover`."""
+
+    @final
+    def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
+        return self.learn(original, quantized, Lesson(torch.cat(list(batches))))
 
 
 def check_whole(method: Recovery, **lowest: int) -> None:

@@ -1,18 +1,17 @@
 """`distill`: grids, biases and, if asked for, codes are learned so that the logits are those of the float network.
 
-Adam on the Kullback-Leibler divergence of the two networks' classes at a temperature, over calibration images, mirrored
-and shifted at random; no labels. A grid of fewer bits is coarser and learns faster: rates halve with every bit, and are
-higher at 2 bits, where most is to be won back.
+Adam on the Kullback-Leibler divergence of the two networks' classes at a temperature, over training images, mirrored
+and shifted at random; no labels. The thousand images of a calibration are too few: the learning fits them alone.
 
 Sources: Hinton et al. 2015, arXiv:1503.02531; for scales LSQ, Esser et al. 2020, arXiv:1902.08153.
-Leaves out: going on with a learning that was interrupted, which begins anew.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -23,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph
-from quant_sweep.recovery.base import OnGrids, Recovery, check_whole
+from quant_sweep.recovery.base import Learner, Lesson, OnGrids, check_whole
 from quant_sweep.recovery.learned import LearnedNetwork
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
@@ -37,13 +36,14 @@ _SHIFT = 4  # most pixels by which an image of 32 pixels or more is shifted, eac
 
 @final
 @dataclass(frozen=True)
-class Distill(Recovery):
+class Distill(Learner):
     """Learning from the float network.
 
     Attributes:
         codes: learn the codes of weights, too, which needs more steps.
         steps: of the optimizer.
         batch_size: images a step.
+        images: to learn from, no more than steps * batch_size, nor than there are.
         rate: multiplies all learning rates.
         temperature: by which logits are divided; 1 and above.
         augment: mirror and shift the images, if they are such.
@@ -56,6 +56,7 @@ class Distill(Recovery):
     codes: bool = False
     steps: int = 100
     batch_size: int = 64
+    images: int = 16384
     rate: float = 1.0
     temperature: float = 4.0
     augment: bool = True
@@ -65,50 +66,82 @@ class Distill(Recovery):
         for name in ("codes", "augment"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r}: allowed are true and false")
-        check_whole(self, steps=1, batch_size=1, seed=0)
+        check_whole(self, steps=1, batch_size=1, images=1, seed=0)
         for name, lowest_real in (("rate", 0.0), ("temperature", 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not lowest_real <= value < 1000:
                 raise InputError(f"{name}={value!r}: allowed are numbers from {lowest_real:g} to below 1000")
 
     @full_precision()
-    def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
-        device = batches[0].device
+    def learn(self, original: QuantGraph, quantized: OnGrids, lesson: Lesson) -> OnGrids:
+        inputs, interrupted = lesson.inputs, lesson.interrupted
+        order, seeds = self._drawn(len(inputs))
+        device = inputs[order[0]].device
         teacher = Network(original.graph).to(device)
         student = LearnedNetwork(quantized, self.codes, device)
         optimizer = torch.optim.Adam(_parameter_groups(student, self.rate))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, self.steps))
-        seen = self._images(torch.cat(list(batches)))
-        for step, images in enumerate(tracked(seen, "recovery distill", self.steps)):
+        begun = interrupted.read()
+        done = 0 if begun is None else _restore(optimizer, begun)
+        if done:
+            log.info("recovery distill: goes on after step %d of %d", done, self.steps)
+        for step in tracked(range(done, self.steps), "recovery distill", self.steps - done):
+            images = self._augmented(inputs[order[step]], int(seeds[step]))
             with torch.no_grad():
                 wanted = pytree.tree_leaves(teacher(images))
             found = pytree.tree_leaves(student(images))
             loss = torch.stack([_loss(y, z, self.temperature) for y, z in zip(wanted, found, strict=True)]).sum()
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest"] * _share_of_rate(step, self.steps)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
+            interrupted.write(functools.partial(_state, optimizer, step + 1))
             if (step + 1) * 4 // self.steps > step * 4 // self.steps:
                 log.info("recovery distill: step %d of %d, loss %.4g", step + 1, self.steps, float(loss.detach()))
         return student.on_grids()
 
-    def _images(self, images: Tensor) -> Iterator[Tensor]:
-        """What each step sees; every image once before any a second time."""
+    def _drawn(self, inputs: int) -> tuple[Tensor, Tensor]:
+        """Which inputs each step sees, (steps, batch), every one before any a second time; a seed for each step."""
         generator = torch.Generator().manual_seed(self.seed)
-        order = torch.empty(0, dtype=torch.int64)
-        for _ in range(self.steps):
-            while len(order) < min(self.batch_size, len(images)):
-                order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-            chosen, order = order[: self.batch_size], order[self.batch_size :]
-            batch = images[chosen.to(images.device)]
-            yield _mirrored_and_shifted(batch, generator) if self.augment and batch.dim() == 4 else batch
+        batch = min(self.batch_size, inputs)
+        rounds = -(-self.steps * batch // inputs)
+        order = torch.cat([torch.randperm(inputs, generator=generator) for _ in range(rounds)])
+        return order[: self.steps * batch].view(self.steps, batch), torch.randint(
+            2**62, (self.steps,), generator=generator
+        )
+
+    def _augmented(self, images: Tensor, seed: int) -> Tensor:
+        if self.augment and images.dim() == 4:
+            images = _mirrored_and_shifted(images, torch.Generator().manual_seed(seed))
+        return images.contiguous()  # torch 2.14 damages memory in derivatives of channels side by side
+
+
+def _state(optimizer: torch.optim.Optimizer, done: int) -> dict[str, Tensor]:
+    """What a learning needs to go on after so many steps."""
+    state = {f"{number}.parameter": group["params"][0].detach() for number, group in enumerate(optimizer.param_groups)}
+    for number, moments in optimizer.state_dict()["state"].items():
+        state |= {f"{number}.{name}": value for name, value in moments.items()}
+    return {**state, "done": torch.tensor(done)}
+
+
+@torch.no_grad()
+def _restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> int:
+    """Bring parameters and optimizer to where `_state` found them; returns the number of steps done."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        group["params"][0].copy_(state[f"{number}.parameter"])
+        prefix = f"{number}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        moments[number] = {name: value for name, value in own.items() if name != "parameter"}
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["done"])
 
 
 def _parameter_groups(student: LearnedNetwork, rate: float) -> list[dict[str, Any]]:
-    """Every parameter with its rate."""
+    """Every parameter with its highest rate."""
 
     def group(parameter: nn.Parameter, times: float, bits: int) -> dict[str, Any]:
-        return {"params": [parameter], "lr": rate * times * rate_of_scale(bits)}
+        return {"params": [parameter], "highest": rate * times * rate_of_scale(bits)}
 
     bits = [grid.spec.bits for grid in student.grids]
     groups = [group(scale, 1.0, b) for scale, b in zip(student.scales, bits, strict=True)]
@@ -154,4 +187,4 @@ def _mirrored_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     padded = F.pad(images, (most[1], most[1], most[0], most[0]))
     image = torch.arange(count, device=device)[:, None, None]
     moved = padded[image, :, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]  # (n, h, w, c)
-    return moved.permute(0, 3, 1, 2).contiguous()  # torch 2.14 damages memory in derivatives of channels side by side
+    return moved.permute(0, 3, 1, 2)

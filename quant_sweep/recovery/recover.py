@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph, weights_on_grid
-from quant_sweep.recovery.base import OnGrids, Recovery
+from quant_sweep.recovery.base import Inputs, Learner, Lesson, OnGrids, Recovery
 from quant_sweep.runtime.full_precision import full_precision
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,11 @@ class Recovered:
 
 
 def recover(
-    original: QuantGraph, quantized: OnGrids, batches: Iterable[Tensor], recoveries: Mapping[str, Recovery]
+    original: QuantGraph,
+    quantized: OnGrids,
+    batches: Iterable[Tensor],
+    recoveries: Mapping[str, Recovery],
+    more: Inputs | None = None,
 ) -> Recovered:
     """Do all recoveries in their order.
 
@@ -75,6 +79,7 @@ def recover(
         quantized: the same on grids.
         batches: inputs, float32 (n, ...) each, on the device to use; every 8th input is kept out.
         recoveries: by name.
+        more: inputs for those that learn, in place of `batches`.
 
     Raises:
         InputError: there are fewer than 8 inputs, or a method cannot work on the network.
@@ -82,7 +87,8 @@ def recover(
     result = Recovered(quantized, {})
     seen, kept_out = split_off(batches)
     for name, method in recoveries.items():
-        result = recover_once(original, result, (seen, kept_out), name, method)
+        lesson = None if more is None else Lesson(more)
+        result = recover_once(original, result, (seen, kept_out), name, method, lesson)
         original = method.same_network(original) if result.steps[name].kept else original
     return result
 
@@ -93,15 +99,20 @@ def recover_once(
     batches: tuple[Sequence[Tensor], Sequence[Tensor]],
     name: str,
     method: Recovery,
+    lesson: Lesson | None = None,
 ) -> Recovered:
     """One recovery more.
 
     Args:
         batches: what the method sees, and what it is judged on, as `split_off` parts them.
+        lesson: what it sees in place of these, if it learns.
     """
     seen, kept_out = batches
     began = time.process_time()
-    after = method.recover(original, before.quantized, seen)
+    if lesson is not None and isinstance(method, Learner):
+        after = method.learn(original, before.quantized, lesson)
+    else:
+        after = method.recover(original, before.quantized, seen)
     seconds = time.process_time() - began
     damages = [damage(original, state, kept_out) for state in (before.quantized, after)]
     kept = damages[1] <= damages[0]  # false for NaN
@@ -122,13 +133,18 @@ def split_off(batches: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """
     seen, kept_out, position = list[Tensor](), list[Tensor](), 0
     for batch in batches:
-        out = torch.arange(position, position + len(batch)) % HELD_OUT == HELD_OUT - 1
+        out = is_kept_out(torch.arange(position, position + len(batch)))
         position += len(batch)
         for part, into in ((batch[~out.to(batch.device)], seen), (batch[out.to(batch.device)], kept_out)):
             if len(part):
                 into.append(part)
     check_enough(position)
     return seen, kept_out
+
+
+def is_kept_out(positions: Tensor) -> Tensor:
+    """Which inputs, by their positions in the calibration, only judge; bool, shaped like positions."""
+    return positions % HELD_OUT == HELD_OUT - 1
 
 
 def check_enough(inputs: int) -> None:

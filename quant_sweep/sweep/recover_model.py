@@ -1,28 +1,38 @@
 """The stage between quantizing and evaluating: the recoveries of a point, each made once and kept on disk.
 
 The file of a recovery stands under all that decides it: weights, images, grids and how they were chosen, the recoveries
-before it and the sources. `recovery=[reconstruct,distill]` finds what `recovery=reconstruct` left.
+before it and the sources. `recovery=[reconstruct,distill]` finds what `recovery=reconstruct` left. One that learns in
+many steps keeps how far it is, so that a process that is killed loses a minute.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.data import TrainingImages, more_indices
 from quant_sweep.graph import QuantGraph
-from quant_sweep.recovery import OnGrids, Recovered, Step, recover_once, split_off
+from quant_sweep.recovery import Learner, Lesson, OnGrids, Recovered, Step, is_kept_out, recover_once, split_off
 from quant_sweep.runtime.disk_cache import made_once
 from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.prepare import Prepared
 
+log = logging.getLogger(__name__)
+
 _APART = ("engine", "engine_chosen", "metric", "metric_function")  # what a recovery does not depend on
+
+_SECONDS_BETWEEN_STATES = 60.0  # of a recovery that learns
 
 
 def recover_model(prepared: Prepared, quantized: OnGrids) -> Recovered:
@@ -41,17 +51,58 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
     def make() -> Recovered:
         before = _recovered(prepared, quantized, names[:-1]) if names[1:] else Recovered(quantized, {})
         batches = split_off(prepared.images.batches(prepared.point.device))
-        original = float_network(prepared, before.steps)
-        return recover_once(original, before, batches, names[-1], prepared.point.recoveries[names[-1]])
+        original, method = float_network(prepared, before.steps), prepared.point.recoveries[names[-1]]
+        if not isinstance(method, Learner):
+            return recover_once(original, before, batches, names[-1], method)
+        unfinished = _Unfinished(folder / f"{key}.unfinished.safetensors", _SECONDS_BETWEEN_STATES)
+        lesson = Lesson(_images_to_learn_from(prepared, method.images), unfinished)
+        made = recover_once(original, before, batches, names[-1], method, lesson)
+        unfinished.remove()
+        return made
 
     folder = Path(prepared.point.settings["cache_dir"]).expanduser() / "recovered"
-    path = folder / f"{recovered_key(prepared, names)}.safetensors"
+    key = recovered_key(prepared, names)
     return made_once(
-        path,
+        folder / f"{key}.safetensors",
         lambda file: read_recovered(file, quantized),
         make,
         lambda file, made: write_recovered(file, made, quantized),
     )
+
+
+def _images_to_learn_from(prepared: Prepared, count: int) -> TrainingImages:
+    """Those that calibration sees, without those that judge, and others up to `count`."""
+    seen, data = prepared.images.indices, prepared.data
+    judge = is_kept_out(torch.arange(len(seen)))
+    seed = prepared.point.settings["seed"]
+    return TrainingImages(
+        data, more_indices(seen[~judge], seen[judge], len(data.train), count, seed), prepared.point.device
+    )
+
+
+@final
+class _Unfinished:
+    """A file that says how far a recovery is, written every so many seconds, for a process that goes on with it."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self.written = time.monotonic()
+
+    def read(self) -> Mapping[str, Tensor] | None:
+        stored = read_tensors(self.path)
+        return None if stored is None else stored.tensors
+
+    def write(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        if time.monotonic() - self.written < self.seconds:
+            return
+        self.written = time.monotonic()
+        try:
+            write_tensors(self.path, {name: value.cpu() for name, value in state().items()}, {})
+        except (OSError, SafetensorError) as error:
+            log.warning("cannot keep how far a recovery is (%s); were it interrupted, it would begin anew", error)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
 
 
 def float_network(prepared: Prepared, steps: Mapping[str, Step]) -> QuantGraph:

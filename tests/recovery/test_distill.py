@@ -1,5 +1,7 @@
 """Learning from the float network: its derivatives, what it may change, and that it helps."""
 
+from collections.abc import Callable, Mapping
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from quant_sweep.arithmetic.affine import along_channels, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph
-from quant_sweep.recovery import Distill, OnGrids, Reconstruct
+from quant_sweep.recovery import Distill, Lesson, OnGrids, Reconstruct
 from quant_sweep.recovery.distill import _mirrored_and_shifted, _share_of_rate
 from quant_sweep.recovery.learned import LearnedNetwork, _LearnedStep
 from quant_sweep.recovery.recover import damage
@@ -113,6 +115,60 @@ def test_is_seeded() -> None:
     assert not torch.equal(results[0], results[2])
 
 
+class KilledAfter:
+    """Keeps every state, and ends the process, so to say, after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        self.state: dict[str, Tensor] | None = None
+
+    def read(self) -> dict[str, Tensor] | None:
+        return self.state
+
+    def write(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        self.state = {name: value.clone() for name, value in state().items()}
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize("after", [1, 5, 9])
+def test_goes_on_where_it_was_interrupted(codes: bool, after: int) -> None:
+    """To the same result, whatever torch's own random numbers are; steps that are done are not done again."""
+    original, quantized = on_grids(tiny(), images(16), bits=3)
+    method, inputs = Distill(codes=codes, steps=10, batch_size=4), images(24)
+    whole = method.learn(original, quantized, Lesson(inputs))
+    kept = KilledAfter(after)
+    with pytest.raises(KeyboardInterrupt):
+        method.learn(original, quantized, Lesson(inputs, kept))
+    torch.manual_seed(torch.seed())
+    kept.left = -1
+    parts = method.learn(original, quantized, Lesson(inputs, kept))
+    assert -1 - kept.left == 10 - after
+    for name, grid in whole.qparams.items():
+        assert torch.equal(grid.scale, parts.qparams[name].scale)
+    for name, value in whole.graph.graph.constants.items():
+        assert torch.equal(value, parts.graph.graph.constants[name])
+
+
+def test_every_input_is_seen_before_any_a_second_time() -> None:
+    seen: list[int] = []
+
+    class Numbers:
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, numbers: Tensor) -> Tensor:
+            seen.extend(numbers.tolist())
+            return images(10)[numbers]
+
+    original, quantized = on_grids(tiny(), images(16), bits=3)
+    Distill(steps=5, batch_size=4).learn(original, quantized, Lesson(Numbers()))
+    assert sorted(seen[-20:-10]) == sorted(seen[-10:]) == list(range(10))
+    assert seen[-20:-10] != seen[-10:]
+
+
 def test_images_are_mirrored_and_shifted_and_nothing_else() -> None:
     x = torch.arange(1.0, 65).reshape(1, 1, 8, 8).expand(50, 1, 8, 8)
     moved = _mirrored_and_shifted(x, torch.Generator().manual_seed(0))
@@ -135,6 +191,7 @@ def test_the_rate_rises_and_falls() -> None:
     [
         ({"codes": "off"}, "codes='off': allowed are true and false"),
         ({"steps": 0}, "steps=0: allowed are whole numbers from 1"),
+        ({"images": 0}, "images=0: allowed are whole numbers from 1"),
         ({"batch_size": 1.5}, r"batch_size=1\.5: "),
         ({"rate": -1}, "rate=-1: allowed are numbers from 0"),
         ({"temperature": 0.5}, r"temperature=0\.5: allowed are numbers from 1"),

@@ -13,7 +13,7 @@ from small_networks import shaken
 from quant_sweep.errors import InputError
 from quant_sweep.models import write_checkpoint
 from quant_sweep.models.cifar_resnet import CifarResNet
-from quant_sweep.recovery import Bias, Distill, OnGrids, Reconstruct, Recovered
+from quant_sweep.recovery import Bias, Distill, Lesson, OnGrids, Reconstruct, Recovered
 from quant_sweep.sweep import recover_model
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.point import read_point
@@ -107,6 +107,72 @@ def test_what_decides_a_recovery_is_in_its_key_and_engines_are_not(config: Confi
         assert key(decides) != key()
 
 
+def test_learns_from_more_images_than_calibration_sees_and_from_none_that_judges(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Lesson] = []
+
+    def learn(self, original, quantized, lesson):  # noqa: ARG001
+        given.append(lesson)
+        return quantized
+
+    monkeypatch.setattr(Distill, "learn", learn)
+    prepared = prepare(read_point(config("recovery=distill", "recovery.distill.images=100")))
+    quantize_model(prepared)
+    (lesson,) = given
+    numbers = lesson.inputs.indices.tolist()
+    calibration = prepared.images.indices.tolist()
+    judges = set(calibration[7::8])
+    assert len(judges) == 4
+    assert len(set(numbers)) == len(numbers) == 100
+    assert set(calibration) - judges <= set(numbers)
+    assert not judges & set(numbers)
+    some = torch.tensor([3, 99])
+    expected = prepared.data.normalize(prepared.data.train.images[lesson.inputs.indices[some]])
+    assert torch.equal(lesson.inputs[some], expected)
+
+
+def test_a_learning_that_was_killed_goes_on_in_another_process(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recover_model, "_SECONDS_BETWEEN_STATES", 0.0)
+
+    def made(cache: str) -> OnGrids:
+        cfg = config("recovery=distill", "recovery.distill.steps=6", f"cache_dir={tmp_path / cache}", "bits=3")
+        quantized = quantize_model(prepare(read_point(cfg)))
+        return OnGrids(quantized.graph, quantized.qparams)
+
+    whole, write, written = made("whole"), recover_model.write_tensors, []
+
+    def killed(path: Path, *content: object) -> None:
+        write(path, *content)
+        written.append(path)
+        if len(written) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recover_model, "write_tensors", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made("parts")
+    assert written[0].exists()
+    with caplog.at_level("INFO"):
+        assert same(made("parts"), whole)
+    assert "goes on after step 4 of 6" in caplog.text
+    assert not written[0].exists()
+
+
+def test_a_full_disk_costs_the_state_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recover_model, "write_tensors", full)
+    with caplog.at_level("WARNING"):
+        recover_model._Unfinished(tmp_path / "state", 0.0).write(dict)
+    assert "No space left on device" in caplog.text
+
+
 def test_a_run_records_what_each_recovery_did(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def worse(self, original, quantized, batches):  # noqa: ARG001
         constants = {name: value * 0 for name, value in quantized.graph.graph.constants.items()}
@@ -114,7 +180,7 @@ def test_a_run_records_what_each_recovery_did(config: Config, monkeypatch: pytes
             replace(quantized.graph, graph=replace(quantized.graph.graph, constants=constants)), quantized.qparams
         )
 
-    monkeypatch.setattr(Distill, "recover", worse)
+    monkeypatch.setattr(Distill, "learn", worse)
     cfg = config("recovery=[bias,distill]", "bits=3", "tracking.experiment=records")
     run_point(cfg, sweep=None)
     runs = open_tracker(cfg).runs()
