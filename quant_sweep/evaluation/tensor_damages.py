@@ -26,9 +26,9 @@ def damage_and_changes(original: QuantGraph, state: OnGrids, batches: Sequence[T
     wanted, found = Network(original.graph), _network(state)
     total, changed, images = 0.0, 0, 0
     for batch in batches:
-        pairs = list(zip(*(pytree.tree_leaves(n.to(batch.device)(batch)) for n in (wanted, found)), strict=True))
-        total += len(batch) * sum(apart(y, z) for y, z in pairs)
-        changed += int((pairs[0][0].argmax(-1) != pairs[0][1].argmax(-1)).reshape(len(batch), -1).any(1).sum())
+        outputs, made = (pytree.tree_leaves(n.to(batch.device)(batch)) for n in (wanted, found))
+        total += len(batch) * apart(outputs, made)
+        changed += int((outputs[0].argmax(-1) != made[0].argmax(-1)).reshape(len(batch), -1).any(1).sum())
         images += len(batch)
     return total / images, 100.0 * changed / images
 
@@ -70,7 +70,7 @@ def tensor_damages(
     for batch in batches:
         outputs = pytree.tree_leaves(wanted.to(batch.device)(batch))
         values = network.to(batch.device).values(batch, keep=lambda _: True)
-        own = sum(apart(y, z) for y, z in zip(outputs, pytree.tree_leaves(network.returned(values)), strict=True))
+        own = apart(outputs, pytree.tree_leaves(network.returned(values)))
         for name, choice in choices.items():
             for width in choice:
                 damage = own
@@ -79,7 +79,7 @@ def tensor_damages(
                     constants = _swapped(base, every[width], name, weights[name]) if name in weights else {}
                     constants = {key: value.to(batch.device) for key, value in constants.items()}
                     made = pytree.tree_leaves(network.again(values, inserted, constants))
-                    damage = sum(apart(y, z) for y, z in zip(outputs, made, strict=True))
+                    damage = apart(outputs, made)
                 found[name][width] += damage * len(batch) / images
     return found
 

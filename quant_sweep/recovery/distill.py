@@ -23,13 +23,14 @@ from torch.utils import _pytree as pytree
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph
 from quant_sweep.recovery.base import Learner, Lesson, OnGrids, check_whole
+from quant_sweep.recovery.divergence import TEMPERATURE, divergence
 from quant_sweep.recovery.learned import LearnedNetwork
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
 
 log = logging.getLogger(__name__)
 
-_STEPS, _CODES = 2.0, 2.0  # of the rate of a scale: that of activation steps and of codes
+_STEPS = 2.0  # of the rate of a scale: that of activation steps
 _WARM_UP = 0.05  # of the steps, in which the rates rise; then they fall as a cosine
 _SHIFT = 4  # most pixels by which an image of 32 pixels or more is shifted, each way; an eighth of smaller ones
 
@@ -56,9 +57,9 @@ class Distill(Learner):
     codes: bool = False
     steps: int = 100
     batch_size: int = 64
-    images: int = 16384
+    images: int = 65536
     rate: float = 1.0
-    temperature: float = 4.0
+    temperature: float = TEMPERATURE
     augment: bool = True
     seed: int = 0
 
@@ -89,7 +90,7 @@ class Distill(Learner):
             with torch.no_grad():
                 wanted = pytree.tree_leaves(teacher(images))
             found = pytree.tree_leaves(student(images))
-            loss = torch.stack([_loss(y, z, self.temperature) for y, z in zip(wanted, found, strict=True)]).sum()
+            loss = torch.stack([divergence(y, z, self.temperature) for y, z in zip(wanted, found, strict=True)]).sum()
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * _share_of_rate(step, self.steps)
             optimizer.zero_grad()
@@ -140,22 +141,27 @@ def _restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> i
 def _parameter_groups(student: LearnedNetwork, rate: float) -> list[dict[str, Any]]:
     """Every parameter with its highest rate."""
 
-    def group(parameter: nn.Parameter, times: float, bits: int) -> dict[str, Any]:
-        return {"params": [parameter], "highest": rate * times * rate_of_scale(bits)}
+    def group(parameter: nn.Parameter, highest: float) -> dict[str, Any]:
+        return {"params": [parameter], "highest": rate * highest}
 
     bits = [grid.spec.bits for grid in student.grids]
-    groups = [group(scale, 1.0, b) for scale, b in zip(student.scales, bits, strict=True)]
-    groups += [group(bias, 1.0, min(bits, default=8)) for bias in student.biases]
+    groups = [group(scale, rate_of_scale(b)) for scale, b in zip(student.scales, bits, strict=True)]
+    groups += [group(bias, rate_of_scale(min(bits, default=8))) for bias in student.biases]
     for name, step in student.steps.items():
-        groups.append(group(step.log_scale, _STEPS, student.quantized.qparams[name].spec.bits))
+        groups.append(group(step.log_scale, _STEPS * rate_of_scale(student.quantized.qparams[name].spec.bits)))
     if student.codes:
-        groups += [group(latent, _CODES, b) for latent, b in zip(student.latents, bits, strict=True)]
+        groups += [group(latent, rate_of_codes(b)) for latent, b in zip(student.latents, bits, strict=True)]
     return groups
 
 
 def rate_of_scale(bits: int) -> float:
-    """Of the logarithm of a scale, a step; measured on a CIFAR-10 ResNet-20."""
-    return 0.01 if bits <= 2 else 0.0015 * 2.0 ** (3 - bits)
+    """Of the logarithm of a scale, a step; measured on a CIFAR-10 ResNet-20 at 2 to 4 bits."""
+    return 0.005 if bits <= 3 else 0.003 * 2.0 ** (4 - bits)
+
+
+def rate_of_codes(bits: int) -> float:
+    """Of a code, a step; measured as `rate_of_scale`."""
+    return 0.08 * 2.0**-bits
 
 
 def _share_of_rate(step: int, steps: int) -> float:
@@ -163,14 +169,6 @@ def _share_of_rate(step: int, steps: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
-
-
-def _loss(wanted: Tensor, found: Tensor, temperature: float) -> Tensor:
-    """Of logits (n, classes) the divergence at a temperature T, times T^2; else the squared error's share."""
-    if wanted.dim() == 2 and wanted.shape[1] > 1:
-        p, q = (F.log_softmax(logits / temperature, dim=1) for logits in (wanted, found))
-        return F.kl_div(q, p, log_target=True, reduction="batchmean") * temperature**2
-    return (wanted - found).square().sum() / wanted.square().sum().clamp(min=1e-30)
 
 
 def _mirrored_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:

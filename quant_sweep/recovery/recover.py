@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -22,6 +21,7 @@ from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph, weights_on_grid
 from quant_sweep.recovery.base import Inputs, Learner, Lesson, OnGrids, Recovery
+from quant_sweep.recovery.divergence import divergence
 from quant_sweep.runtime.full_precision import full_precision
 
 log = logging.getLogger(__name__)
@@ -163,21 +163,16 @@ def check_enough(inputs: int) -> None:
 @torch.no_grad()
 @full_precision()
 def damage(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> float:
-    """How far the quantized network's outputs are from the float network's: mean Kullback-Leibler divergence of the
-    classes, nats; of outputs that are no logits, (n, ...), the squared error as a share of the mean square."""
+    """How far the quantized network's outputs are from the float network's: `divergence`, summed over the outputs."""
     networks = (Network(original.graph), Simulate().build(quantized.graph, quantized.qparams))
     total, count = 0.0, 0
     for batch in batches:
         wanted, found = (pytree.tree_leaves(network.to(batch.device)(batch)) for network in networks)
-        total += len(batch) * sum(apart(y, z) for y, z in zip(wanted, found, strict=True))
+        total += len(batch) * apart(wanted, found)
         count += len(batch)
     return total / count
 
 
-def apart(wanted: Any, found: Any) -> float:
-    """How far one output is from that of the float network, as in `damage`."""
-    wanted, found = wanted.double(), found.double()
-    if wanted.dim() == 2 and wanted.shape[1] > 1:
-        p, q = F.log_softmax(wanted, dim=1), F.log_softmax(found, dim=1)
-        return float((p.exp() * (p - q)).sum() / len(p))
-    return float((wanted - found).square().sum() / wanted.square().sum().clamp(min=1e-30))
+def apart(wanted: Iterable[Any], found: Iterable[Any]) -> float:
+    """The sum of `divergence` over the outputs of both networks, in float64."""
+    return sum(float(divergence(y.double(), z.double())) for y, z in zip(wanted, found, strict=True))
