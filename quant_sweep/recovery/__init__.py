@@ -8,6 +8,7 @@ from quant_sweep.recovery.distill import Distill
 from quant_sweep.recovery.equalize import Equalize
 from quant_sweep.recovery.reconstruct import Reconstruct
 from quant_sweep.recovery.recover import Recovered, Step, check_enough, is_kept_out, recover, recover_once, split_off
+from quant_sweep.recovery.weight_range import WeightRange
 
 __all__ = [
     "AdaRound",
@@ -23,6 +24,7 @@ __all__ = [
     "Recovered",
     "Recovery",
     "Step",
+    "WeightRange",
     "check_enough",
     "is_kept_out",
     "recover",

@@ -20,7 +20,7 @@ from quant_sweep.graph import QuantGraph
 from quant_sweep.recovery.base import OnGrids, Recovery, check_positive, check_whole
 from quant_sweep.recovery.moments import damped, fitted, moments_of
 from quant_sweep.recovery.rounding import Levels, round_weights
-from quant_sweep.recovery.rows import rows_of_weight, weight_of_rows
+from quant_sweep.recovery.rows import rows_of_weight, scales_of_rows, weight_of_rows
 from quant_sweep.recovery.walk import Layer, walk
 
 _TIE = 0.499  # how far a weight may lie from its code, in codes, so that it is still the nearest
@@ -61,14 +61,7 @@ class Reconstruct(Recovery):
         w = fitted(rows_of_weight(layer.operation, layer.original).double(), h, c, self.damp)
         levels = Levels(spec.qmin, spec.qmax, spec.channel_axis is not None)
         codes, scale = round_weights(w, damped(h, self.damp), levels, self.sweeps)
-        grid = QParams(*_on_grid_of(scale, layer.grid), spec)
+        grid = QParams(scales_of_rows(scale, layer.grid), layer.grid.zero_point, spec)
         near = (w / scale[..., None] - codes).clamp(-_TIE, _TIE) + codes
         near = weight_of_rows(layer.operation, near, layer.original.shape)
         return (near * along_channels(grid.scale, near, spec.channel_axis)).to(layer.original.dtype), grid
-
-
-def _on_grid_of(scale: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:
-    """Scales (groups, out / groups) as a weight's grid has them, and its zero-point."""
-    scales = scale.flatten() if grid.spec.channel_axis is not None else scale.flatten()[0]
-    smallest = torch.finfo(torch.float32).tiny
-    return scales.float().clamp(min=smallest), grid.zero_point

@@ -86,17 +86,22 @@ def cost(w: Tensor, h: Tensor, q: Tensor, scale: Tensor) -> Tensor:
 
 def least_squared_error_scale(w: Tensor, levels: Levels) -> Tensor:
     """The scale with the least sum of (w - s q)^2 among those that clip some of a channel, (groups, channels)."""
-    reach = torch.maximum(w.amax(dim=2) / levels.qmax, w.amin(dim=2) / min(levels.qmin, -1))
-    if not levels.per_channel:
-        reach = reach.amax().expand(reach.shape)
-    reach = reach.clamp(min=_SMALLEST)
-    best, least = reach, torch.full_like(reach, torch.inf)
+    widest = scale_without_clipping(w, levels)
+    best, least = widest, torch.full_like(widest, torch.inf)
     for step in range(1, _SHRUNK + 1):
-        scale = reach * (step / _SHRUNK)
+        scale = widest * (step / _SHRUNK)
         error = (w - nearest(w, scale, levels) * scale[..., None]).square().sum(dim=2)
         error = error if levels.per_channel else error.sum().expand(error.shape)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     return best
+
+
+def scale_without_clipping(w: Tensor, levels: Levels) -> Tensor:
+    """The smallest scale whose grid reaches every weight of a channel, or of all, (groups, channels); above 0."""
+    scale = torch.maximum(w.amax(dim=2) / levels.qmax, w.amin(dim=2) / min(levels.qmin, -1))
+    if not levels.per_channel:
+        scale = scale.amax().expand(scale.shape)
+    return scale.clamp(min=_SMALLEST)
 
 
 def nearest(w: Tensor, scale: Tensor, levels: Levels) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines.spread import direct_form, spread_out
 from quant_sweep.graph.operations import Convolution, Linear, Weighted, padding_of_torch
 
@@ -82,3 +83,9 @@ def _window_offsets(operation: Convolution, kernel: torch.Size, sizes: torch.Siz
         along = torch.arange(size) * operation.dilation[axis] * math.prod(sizes[axis + 1 :])
         offsets = offsets[..., None] + along
     return offsets.flatten()
+
+
+def scales_of_rows(scale: Tensor, grid: QParams) -> Tensor:
+    """Scales float64 (groups, out / groups) as a weight's grid has them: float32, above 0, shaped like `grid.scale`."""
+    scales = scale.flatten() if grid.spec.channel_axis is not None else scale.flatten()[0]
+    return scales.float().clamp(min=torch.finfo(torch.float32).tiny)
