@@ -90,6 +90,8 @@ class _Unfinished:
 
     def read(self) -> Mapping[str, Tensor] | None:
         stored = read_tensors(self.path)
+        if stored is None and self.path.exists():
+            log.warning("%s is damaged; the recovery begins anew", self.path)
         return None if stored is None else stored.tensors
 
     def write(self, state: Callable[[], Mapping[str, Tensor]]) -> None:

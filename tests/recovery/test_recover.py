@@ -7,8 +7,9 @@ import pytest
 import torch
 from layer_networks import on_grids
 from small_networks import SlowTwin, images, tiny
+from torch import Tensor
 
-from quant_sweep import MSE, Bias, Reconstruct, calibrate, quantize
+from quant_sweep import MSE, Bias, Distill, Reconstruct, calibrate, quantize
 from quant_sweep.engines import Engine, Int8, Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.logit_damage import logit_kl
@@ -85,6 +86,29 @@ def test_damage_is_the_divergence_of_the_classes() -> None:
 
 
 # -- the library --
+
+
+def test_quantize_has_what_learns_see_more_inputs() -> None:
+    """And what does not learn the inputs of the calibration; a tensor that is read by numbers will do."""
+    seen: list[Tensor] = []
+
+    class More:
+        def __len__(self) -> int:
+            return 100
+
+        def __getitem__(self, numbers: Tensor) -> Tensor:
+            seen.append(numbers)
+            return images(100, seed=8)[numbers]
+
+    calibration = calibrate(capture(tiny(), images(8), Fusion.conv_bn_relu), list(images(32).split(16)))
+    methods = [Bias(), Distill(steps=3, batch_size=20)]
+    quantized = quantize(calibration, bits=3, observer=MSE(), recovery=methods, more=More())
+    assert len(torch.cat(seen[-3:]).unique()) == 60
+    again = quantize(calibration, bits=3, observer=MSE(), recovery=methods, more=images(100, seed=8))
+    assert quantized.recovery[1].after == again.recovery[1].after
+    without = quantize(calibration, bits=3, observer=MSE(), recovery=methods)
+    assert without.recovery[1].after != again.recovery[1].after
+    assert without.recovery[0].after == again.recovery[0].after
 
 
 def test_quantize_recovers() -> None:

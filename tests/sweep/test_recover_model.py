@@ -161,6 +161,22 @@ def test_a_learning_that_was_killed_goes_on_in_another_process(
     assert not written[0].exists()
 
 
+def test_a_damaged_state_is_said_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unfinished = recover_model._Unfinished(tmp_path / "state", 0.0)
+    assert unfinished.read() is None
+    unfinished.write(lambda: {"done": torch.tensor(3)})
+    found = unfinished.read()
+    assert found is not None
+    assert int(found["done"]) == 3
+    assert not caplog.records
+    content = bytearray(unfinished.path.read_bytes())
+    content[-1] ^= 1
+    unfinished.path.write_bytes(bytes(content))
+    with caplog.at_level("WARNING"):
+        assert unfinished.read() is None
+    assert "is damaged; the recovery begins anew" in caplog.text
+
+
 def test_a_full_disk_costs_the_state_and_no_more(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
