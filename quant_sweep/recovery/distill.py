@@ -44,7 +44,7 @@ class Distill(Learner):
         codes: learn the codes of weights, too, which needs more steps.
         steps: of the optimizer.
         batch_size: images a step.
-        images: to learn from, no more than steps * batch_size, nor than there are.
+        images: to learn from at most, those of calibration among them.
         rate: multiplies all learning rates.
         temperature: by which logits are divided; 1 and above.
         augment: mirror and shift the images, if they are such.

@@ -99,7 +99,7 @@ def test_it_helps_images_that_it_did_not_see(codes: bool) -> None:
     original, quantized = on_grids(tiny(), images(64), bits=3)
     rounded = Reconstruct(rows=2000).recover(original, quantized, [images(64)])
     for before in (quantized, rounded):
-        made = Distill(codes=codes, steps=60, rate=3.4).recover(original, before, [images(64)])  # few steps
+        made = Distill(codes=codes, steps=60).recover(original, before, [images(64)])
         test = [images(64, seed=5)]
         assert damage(original, made, test) < damage(original, before, test)
 
