@@ -11,7 +11,7 @@ from quant_sweep.data.from_factory import custom
 from quant_sweep.data.image_folder import imagefolder
 from quant_sweep.data.pictures import pictures
 from quant_sweep.data.scikit_digits import digits
-from quant_sweep.data.subset import balanced_indices, calibration_indices, more_indices
+from quant_sweep.data.subset import balanced_indices, calibration_indices
 from quant_sweep.data.torchvision_cifar10 import cifar10
 
 __all__ = [
@@ -27,6 +27,5 @@ __all__ = [
     "digits",
     "draw_calibration_images",
     "imagefolder",
-    "more_indices",
     "pictures",
 ]

@@ -72,7 +72,7 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, numbers: Tensor) -> Tensor:
+    def __getitem__(self, numbers: Tensor | slice) -> Tensor:
         """Normalised images, float32 (k, channels, height, width), of int64 (k,)."""
         return self.data.normalize(self.data.train.images[self.indices[numbers]].to(self.device))
 

@@ -30,23 +30,6 @@ def calibration_indices(labels: Tensor, count: int, seed: int, balanced: bool = 
     return balanced_indices(labels, count, seed)
 
 
-def more_indices(seen: Tensor, apart: Tensor, of: int, count: int, seed: int) -> Tensor:
-    """`seen`, and so many others, drawn at random, that there are `count` if there are as many.
-
-    Args:
-        seen: int64 (k,).
-        apart: int64 (m,), which shall not be among the others.
-        of: how many there are in all.
-        seed: of the draw.
-
-    Returns:
-        int64, at least k and at most `count` if that is more.
-    """
-    drawn = torch.randperm(of, generator=torch.Generator().manual_seed(seed))
-    others = drawn[~torch.isin(drawn, torch.cat([seen, apart]))]
-    return torch.cat([seen, others[: max(count - len(seen), 0)]])
-
-
 def balanced_indices(labels: Tensor, count: int, seed: int) -> Tensor:
     """Draw `count` different images, class-balanced, in an order that mixes the classes.
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.data import TrainingImages, more_indices
+from quant_sweep.data import TrainingImages
 from quant_sweep.graph import QuantGraph
 from quant_sweep.recovery import Learner, Lesson, OnGrids, Recovered, Step, is_kept_out, recover_once, split_off
 from quant_sweep.runtime.disk_cache import made_once
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _APART = ("engine", "engine_chosen", "metric", "metric_function")  # what a recovery does not depend on
 
+_JUDGES = 512  # images; fewer cannot tell two good networks apart
 _SECONDS_BETWEEN_STATES = 60.0  # of a recovery that learns
 
 
@@ -50,12 +51,15 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
 
     def make() -> Recovered:
         before = _recovered(prepared, quantized, names[:-1]) if names[1:] else Recovered(quantized, {})
-        batches = split_off(prepared.images.batches(prepared.point.device))
+        device, data = prepared.point.device, prepared.data
+        seen, _ = split_off(prepared.images.batches(device))
+        judge, learn = _other_images(prepared)
+        batches = seen, [TrainingImages(data, part, device)[:] for part in judge.split(prepared.images.batch_size)]
         original, method = float_network(prepared, before.steps), prepared.point.recoveries[names[-1]]
         if not isinstance(method, Learner):
             return recover_once(original, before, batches, names[-1], method)
         unfinished = _Unfinished(folder / f"{key}.unfinished.safetensors", _SECONDS_BETWEEN_STATES)
-        lesson = Lesson(_images_to_learn_from(prepared, method.images), unfinished)
+        lesson = Lesson(TrainingImages(data, learn[: method.images], device), unfinished)
         made = recover_once(original, before, batches, names[-1], method, lesson)
         unfinished.remove()
         return made
@@ -70,14 +74,18 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
     )
 
 
-def _images_to_learn_from(prepared: Prepared, count: int) -> TrainingImages:
-    """Those that calibration sees, without those that judge, and others up to `count`."""
-    seen, data = prepared.images.indices, prepared.data
-    judge = is_kept_out(torch.arange(len(seen)))
-    seed = prepared.point.settings["seed"]
-    return TrainingImages(
-        data, more_indices(seen[~judge], seen[judge], len(data.train), count, seed), prepared.point.device
-    )
+def _other_images(prepared: Prepared) -> tuple[Tensor, Tensor]:
+    """Numbers of the training images that judge a recovery, and of those that one may learn from.
+
+    Every 8th of calibration's judges, and images that calibration does not see, up to 512; all others can be learned
+    from, those of calibration first.
+    """
+    calibration, seed = prepared.images.indices, prepared.point.settings["seed"]
+    others = torch.randperm(len(prepared.data.train), generator=torch.Generator().manual_seed(seed))
+    others = others[~torch.isin(others, calibration)]
+    kept_out = is_kept_out(torch.arange(len(calibration)))
+    more = max(min(_JUDGES - int(kept_out.sum()), len(others) // 2), 0)
+    return torch.cat([calibration[kept_out], others[:more]]), torch.cat([calibration[~kept_out], others[more:]])
 
 
 @final

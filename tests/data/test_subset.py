@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_sweep.data import calibration_indices, more_indices
+from quant_sweep.data import calibration_indices
 from quant_sweep.data.subset import balanced_shares
 from quant_sweep.errors import InputError
 
@@ -65,22 +65,3 @@ def test_a_small_class_gives_all_and_the_rest_is_shared_out() -> None:
 def test_a_count_that_cannot_be_drawn_names_the_key(count: int) -> None:
     with pytest.raises(InputError, match=rf"^calibration\.images={count}: .*allowed: a whole number from 2 to 30"):
         calibration_indices(torch.arange(3).repeat(10), count, seed=0)
-
-
-@given(st.integers(2, 60), st.data())
-def test_more_are_drawn_from_what_is_neither_seen_nor_kept_apart(of: int, data: st.DataObject) -> None:
-    used = data.draw(st.lists(st.integers(0, of - 1), unique=True))
-    parts = data.draw(st.integers(0, len(used)))
-    seen, apart = (torch.tensor(part, dtype=torch.int64) for part in (used[:parts], used[parts:]))
-    count, seed = data.draw(st.integers(1, 80)), data.draw(st.integers(0, 9))
-    more = more_indices(seen, apart, of, count, seed)
-    assert len(more) == max(len(seen), min(count, of - len(apart)))
-    assert more[: len(seen)].tolist() == seen.tolist()
-    assert len(set(more.tolist())) == len(more)
-    assert not set(more.tolist()) & set(apart.tolist())
-    assert torch.equal(more, more_indices(seen, apart, of, count, seed))
-
-
-def test_more_depend_on_the_seed() -> None:
-    none = torch.empty(0, dtype=torch.int64)
-    assert more_indices(none, none, 50, 20, 0).tolist() != more_indices(none, none, 50, 20, 1).tolist()

@@ -1,5 +1,6 @@
 """Recoveries in a run: made once, kept on disk, recorded, and part of the key."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from configured import RESNET8, composed
 from omegaconf import DictConfig
 from small_networks import shaken
+from torch import Tensor
 
 from quant_sweep.errors import InputError
 from quant_sweep.models import write_checkpoint
@@ -107,29 +109,37 @@ def test_what_decides_a_recovery_is_in_its_key_and_engines_are_not(config: Confi
         assert key(decides) != key()
 
 
-def test_learns_from_more_images_than_calibration_sees_and_from_none_that_judges(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Lesson] = []
+@pytest.mark.parametrize("images", [50, 100_000])
+def test_learns_and_is_judged_on_images_apart(config: Config, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Each on some of calibration's and on others; no image does both, and those of calibration come first."""
+    lessons: list[Lesson] = []
+    judged: list[Tensor] = []
+    module = importlib.import_module("quant_sweep.recovery.recover")
+    damage = module.damage
 
     def learn(self, original, quantized, lesson):  # noqa: ARG001
-        given.append(lesson)
+        lessons.append(lesson)
         return quantized
 
     monkeypatch.setattr(Distill, "learn", learn)
-    prepared = prepare(read_point(config("recovery=distill", "recovery.distill.images=100")))
+    monkeypatch.setattr(module, "damage", lambda *given: judged.append(torch.cat(given[2])) or damage(*given))
+    prepared = prepare(read_point(config("recovery=distill", f"recovery.distill.images={images}", "bits=2")))
     quantize_model(prepared)
-    (lesson,) = given
-    numbers = lesson.inputs.indices.tolist()
-    calibration = prepared.images.indices.tolist()
-    judges = set(calibration[7::8])
-    assert len(judges) == 4
-    assert len(set(numbers)) == len(numbers) == 100
-    assert set(calibration) - judges <= set(numbers)
-    assert not judges & set(numbers)
-    some = torch.tensor([3, 99])
-    expected = prepared.data.normalize(prepared.data.train.images[lesson.inputs.indices[some]])
-    assert torch.equal(lesson.inputs[some], expected)
+    (lesson,) = lessons
+    train, calibration = prepared.data.train.images, prepared.images.indices.tolist()
+    learned = lesson.inputs.indices.tolist()
+    assert torch.equal(judged[0], judged[1])
+    assert len(judged[0]) == 512
+    assert len(learned) == len(set(learned)) == min(images, len(train) - 512)
+    judges, seen = set(calibration[7::8]), set(calibration) - set(calibration[7::8])
+    assert seen <= set(learned)
+    assert not judges & set(learned)
+    everything = prepared.data.normalize(train)
+    same = (judged[0].flatten(1)[:, None] == everything.flatten(1)).all(2)  # (512, training images)
+    assert not bool(same[:, lesson.inputs.indices].any())
+    assert set(same[:4].nonzero()[:, 1].tolist()) == judges
+    some = torch.tensor([3, 49])
+    assert torch.equal(lesson.inputs[some], everything[lesson.inputs.indices[some]])
 
 
 def test_a_learning_that_was_killed_goes_on_in_another_process(
