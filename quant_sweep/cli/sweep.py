@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -61,6 +63,7 @@ class RememberMultirun(Callback):
         journal.remove()
         shown = contextlib.ExitStack()
         shown.enter_context(jobs_shown(display, journal, display.jobs))
+        shown.enter_context(_garbage_of_jobs_alone())
         _multirun.set(Multirun(config, alive, shown))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -70,6 +73,21 @@ class RememberMultirun(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
             release_memory(job_return)
+
+
+@contextlib.contextmanager
+def _garbage_of_jobs_alone() -> Iterator[None]:
+    """Let Python look for garbage among what the jobs make, not among all that is imported.
+
+    A job leaves some 3,000 objects of Hydra's configs in cycles, 0.3 MB. Python looks for such when there are a quarter
+    more objects than it kept the last time: of the 800,000 that are imported, that is after 60 jobs.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def main() -> None:

@@ -112,11 +112,10 @@ class Search:
         damages, already = self._alone(states), len(tried)
         best, near = min(tried, key=lambda one: one.damage, default=None), None
         made = {best.name: states[max(w for w in widths if uniform[w] is best)]} if best else {}
-        reach, measured = len(self.groups), ""
+        measured = ""
         for step in range(steps):
             if best is not None and step > 0:
-                reach = max(reach // 6 if step == 1 else reach // 2, 1)
-                near = (best.widths, reach)
+                near = (best.widths, reach_of(step, len(self.groups)))
                 if measured != best.name:
                     damages, measured = self.damages(best.widths, made[best.name], states), best.name
             found = least_damage(damages, self.groups, self.size, caps, near=near, tried=[one.widths for one in tried])
@@ -178,6 +177,11 @@ class Search:
         damage, changed = damage_and_changes(self.original, state, self.kept_out)
         log.info("%s: damage to the outputs %.3g, %.2f %% of the classes change", name, damage, changed)
         return Candidate(name, dict(widths), damage, changed, self.size.costs(widths))
+
+
+def reach_of(step: int, groups: int) -> int:
+    """In how many of the groups an assignment may differ from the best so far: a sixth at step 1, then half as many."""
+    return max(groups // (3 << step), 1)
 
 
 def _fits(candidate: Candidate, caps: Mapping[str, float]) -> bool:

@@ -10,11 +10,7 @@ variables.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,16 +21,13 @@ from filelock import FileLock
 
 from quant_sweep.errors import InputError
 from quant_sweep.tracking.database import create_whole, is_empty, is_half_made, why_unusable
-from quant_sweep.tracking.failures import ALLOWED, one_line, opening, prepare_mlflow, unusable
+from quant_sweep.tracking.failures import ALLOWED, opening, prepare_mlflow, unusable
+from quant_sweep.tracking.server import server_at
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _SQLITE = "sqlite:///"
-_PROBE_SECONDS = 5.0
-_RESTART_SECONDS = 60.0
-_PAUSE_SECONDS = 1.0
-_answered: set[str] = set()  # servers that answered this process when they were last asked
 
 
 def absolute_uri(uri: str) -> str:
@@ -173,41 +166,11 @@ def _probe(uri: str, database: Path | None) -> None:
     """
     reason = None
     if database is None:
-        probe_server(uri)
+        server_at(uri).probe()
     else:
         reason = why_unusable(database)
     if reason is not None:
         raise InputError(f"tracking.uri={uri!r}: {reason}; {ALLOWED}")
-
-
-def probe_server(uri: str) -> None:
-    """Raise OSError unless something healthy answers.
-
-    A server that answered this process before is busy or starts again: it is asked again for a minute, once.
-    """
-    end = time.monotonic() + (_RESTART_SECONDS if uri in _answered else 0)
-    _answered.discard(uri)
-    while True:
-        try:
-            _ask_server(uri)
-        except OSError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            _answered.add(uri)
-            return
-
-
-def _ask_server(uri: str) -> None:
-    """Raise OSError unless something healthy answers; a refusal (4xx) is an answer, MLflow will say why."""
-    try:
-        urllib.request.urlopen(f"{uri}/health", timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise
-    except http.client.HTTPException as error:
-        raise OSError(f"what answers there speaks no HTTP: {one_line(error)}") from error
 
 
 def _client(uri: str) -> MlflowClient:

@@ -1,5 +1,6 @@
 """Fixed-point products against exact whole numbers: the bound that `fixed_point` states, and gemmlowp's own bits."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,7 @@ from quant_sweep.arithmetic.fixed_point import (
     FixedPoint,
     fixed_point_of,
     multiply,
+    multiply_and_divide,
     rounding_doubling_high_multiply,
     rounding_right_shift,
 )
@@ -121,6 +123,29 @@ def test_one_factor_per_channel() -> None:
     x = torch.tensor([[100, 200], [100, 200]], dtype=torch.int32)
     factor = fixed_point_of(torch.tensor([[0.5], [0.01]], dtype=torch.float64))
     assert multiply(x, factor).tolist() == [[50, 100], [1, 2]]
+
+
+@given(
+    real=st.floats(2.0**-34, 2.0**10),
+    divisor=st.integers(1, 2**16) | st.sampled_from([1, 2, 9, 49, 2**16]),
+    values=st.lists(st.integers(-(2**24), 2**24), min_size=1, max_size=20),
+)
+def test_an_average_is_rounded_once(real: float, divisor: int, values: list[int]) -> None:
+    """Sums of 2**16 codes at most, which are below 2**24: their product by the fixed-point factor, rounded exactly."""
+    factor = fixed_point_of(torch.tensor(real, dtype=torch.float64))
+    exact = [Fraction(factor.real.item()) * value / divisor for value in values]
+    sums = torch.tensor([values], dtype=torch.int32)
+    found = multiply_and_divide(sums, factor, torch.tensor(divisor))
+    assert (found.dtype, found.shape) == (torch.int64, sums.shape)
+    away_from_zero = [math.floor(abs(x) + Fraction(1, 2)) * (1 if x > 0 else -1) for x in exact]
+    vanishes = int(factor.shift) > 14  # then no sum makes a half
+    assert found[0].tolist() == ([0] * len(values) if vanishes else away_from_zero)
+    assert not vanishes or max(map(abs, exact)) <= 512
+
+
+def test_each_average_has_its_divisor() -> None:
+    sums, half = torch.tensor([[6, 6], [-7, 7]]), fixed_point_of(torch.tensor(0.5, dtype=torch.float64))
+    assert multiply_and_divide(sums, half, torch.tensor([1, 4])).tolist() == [[3, 1], [-4, 1]]
 
 
 def test_a_product_beyond_int32_saturates() -> None:

@@ -1,17 +1,20 @@
 """The commands end to end, on a network that was trained by one of them."""
 
+import gc
 import itertools
 import os
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from terminal import Outcome, Workspace, quick
 
+from quant_sweep.cli import sweep
 from quant_sweep.evaluation.qparams_table import COLUMNS
 
 # Of points.csv; everything else is the same whenever it is measured.
@@ -320,3 +323,22 @@ def test_the_original_study_in_one_command(workspace: Workspace, checkpoint: Pat
     coded = points[(points["params.observer"] == "hist") & (points["params.calibration"] == "sequential")]
     assert set(coded["params.observer.merge_with_minmax"]) == {"True"}
     assert set(coded["params.bits"]) == {"8", "4"}
+
+
+def test_garbage_is_looked_for_among_what_jobs_make(
+    store: Workspace, sweeping: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not among all that is imported: that would wait for a quarter more of it."""
+    before, seen, run_point = len(gc.get_objects()), [], sweep.run_point
+
+    def counted(*given: Any) -> Any:
+        outcome = run_point(*given)
+        seen.append(len(gc.get_objects()))
+        return outcome
+
+    monkeypatch.setattr(sweep, "run_point", counted)
+    outcome = store.type("quant-sweep", "-m", *sweeping("tracking.experiment=garbage", "bits=8,4"))
+    assert outcome.code == 0, outcome.err
+    assert len(seen) == 2
+    assert max(seen) < before / 2
+    assert gc.get_freeze_count() == 0

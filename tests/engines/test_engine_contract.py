@@ -31,6 +31,10 @@ def quantizable_network(request: pytest.FixtureRequest, exact_int8: int):
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 class TestEngine:
+    def test_checks_pass_what_is_built(self, engine, quantizable_network) -> None:
+        graph, _, qparams = quantizable_network
+        engine().check(graph, {name: grid.spec for name, grid in qparams.items()})
+
     def test_leaves_the_graph_as_it_was(self, engine, quantizable_network) -> None:
         graph, batch, qparams = quantizable_network
         state = {name: value.clone() for name, value in graph.graph.constants.items()}

@@ -360,8 +360,9 @@ def test_grids_the_kernels_do_not_have_are_refused(prepared: tuple[QuantGraph, d
     graph, qparams = prepared
     shifted = QParams(torch.tensor(1.0), torch.tensor(1, dtype=torch.int32), QuantSpec(7, signed=True))
     per_channel = QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), QuantSpec(8, channel_axis=1))
-    with pytest.raises(InputError, match=r"engine=int8: conv1.weight .*zero_point 0.*engine=simulate"):
-        Int8().build(graph, qparams | {"conv1.weight": shifted})
+    for name, engine in {"int8": Int8(), "integer": Integer()}.items():
+        with pytest.raises(InputError, match=rf"engine={name}: conv1.weight .*zero_point 0.*engine=simulate"):
+            engine.build(graph, qparams | {"conv1.weight": shifted})
     with pytest.raises(InputError, match=r"engine=int8: input .*per channel.*engine=simulate"):
         Int8().build(graph, qparams | {"input": per_channel})
 

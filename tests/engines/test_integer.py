@@ -1,6 +1,7 @@
 """`Integer` against exact sums, against `Simulate` and against onnxruntime; and without a single float on the way."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ from quant_sweep.engines.integer.stored import Stored
 from quant_sweep.engines.lowering import PooledAverage, Sum, Value
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.agreement import compare_with_simulation
-from quant_sweep.graph import INPUT, Fusion, capture, weights_on_grid
+from quant_sweep.graph import INPUT, Fusion, QuantGraph, capture, weights_on_grid
 from quant_sweep.graph.operations import Average
 from quant_sweep.quantization.scheme import AFFINE, BitWidths
 
@@ -326,20 +327,32 @@ def test_a_layer_is_that_of_onnxruntime_within_one(per_channel: bool, groups: in
 # -- what is refused --
 
 
-def test_floats_in_the_network_are_refused() -> None:
-    def build(model: nn.Module, fusion: Fusion) -> None:
-        graph = capture(model, images(2), fusion)
-        Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})))
+def refused(graph: QuantGraph, qparams: Mapping[str, QParams], match: str) -> None:
+    """Before any calibration, and when it is built."""
+    with pytest.raises(InputError, match=match):
+        Integer().check(graph, {name: grid.spec for name, grid in qparams.items()})
+    with pytest.raises(InputError, match=match):
+        Integer().build(graph, qparams)
 
-    with pytest.raises(InputError, match=r"engine=integer: conv1.output is computed in float; use fusion=bn"):
-        build(tiny(), Fusion.none)
-    with pytest.raises(InputError, match=r"engine=integer: .* is computed in float; use engine=simulate"):
-        build(of(Functions)(), Fusion.conv_bn_relu)
-    with pytest.raises(InputError, match=r"end with a layer's sums"):
-        build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), Fusion.bn)
+
+@pytest.mark.parametrize(
+    ("make", "fusion", "match"),
+    [
+        (tiny, Fusion.none, r"engine=integer: conv1.output is computed in float; use fusion=bn"),
+        (of(Functions), Fusion.conv_bn_relu, r"engine=integer: .* is computed in float; use engine=simulate"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(),
+            Fusion.bn,
+            r"engine=integer: .*end with a layer's sums",
+        ),
+    ],
+)
+def test_floats_in_the_network_are_refused(make: Callable[[], nn.Module], fusion: Fusion, match: str) -> None:
+    graph = capture(make(), images(2), fusion)
+    refused(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {})), match)
 
 
 def test_wide_grids_are_refused() -> None:
     graph = captured(tiny, Fusion.conv_bn_relu)
-    with pytest.raises(InputError, match=r"engine=integer: input has 9 bits, .*use engine=simulate"):
-        Integer().build(graph, quantized(graph, images(4), AFFINE, BitWidths(8, 8, {"input": 9})))
+    qparams = quantized(graph, images(4), AFFINE, BitWidths(8, 8, {"input": 9}))
+    refused(graph, qparams, r"engine=integer: input has 9 bits, .*use engine=simulate")

@@ -12,7 +12,7 @@ from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.int8 import IntegerNetwork
-from quant_sweep.evaluation.agreement import EngineAgreement, compare_with_simulation
+from quant_sweep.evaluation.agreement import EngineAgreement, _same, compare_with_simulation
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -105,3 +105,15 @@ def test_no_difference_has_no_first_tensor(prepared) -> None:
     equal = dataclasses.replace(agreement, lsb=dict.fromkeys(agreement.lsb, 0))
     assert equal.first_difference is None
     assert equal.largest_lsb == 0
+
+
+def test_other_outputs_are_the_same_within_a_hundredth_of_each_image() -> None:
+    """Images of very different size, each off by its own share; both of two tensors must be near."""
+    simulated = (
+        torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(4)[:, None, None]
+    )
+    first = simulated * (1 + torch.tensor([0.009, 0.011, 0.0, -0.009]))[:, None, None]
+    second = simulated * (1 + torch.tensor([0.0, 0.0, 0.02, 0.0]))[:, None, None]
+    assert _same(first, simulated).tolist() == [True, False, True, True]
+    assert _same([first, second], [simulated, simulated]).tolist() == [True, False, False, True]
+    assert _same(first[:, :1, 0], simulated[:, :1, 0]).tolist() == [True, False, True, True]  # a number, no classes

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,14 +12,16 @@ from small_networks import images, tiny
 from quant_sweep.calibration.one_pass import Calibration, calibrate
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
+from quant_sweep.evaluation import search_widths
 from quant_sweep.evaluation.allocate import allocate, judging_batches, width_choices
 from quant_sweep.evaluation.budget import Budget, parse_budget
-from quant_sweep.evaluation.tensor_damages import damage_and_changes, tensor_damages
+from quant_sweep.evaluation.search_widths import Search, reach_of
+from quant_sweep.evaluation.tensor_damages import Damages, Widths, damage_and_changes, tensor_damages
 from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
-from quant_sweep.quantization.allocation import network_size
+from quant_sweep.quantization.allocation import least_damage, network_size
 from quant_sweep.quantization.quantize import quantize, recovered
-from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Width, assign_specs
 from quant_sweep.recovery import Bias, OnGrids
 from quant_sweep.recovery.recover import damage
 
@@ -95,11 +98,79 @@ def test_the_search_goes_on_beside_a_uniform_assignment(calibration: Calibration
     assert found.chosen.damage == min(one.damage for one in found.candidates)
 
 
+def test_where_each_step_looks(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everywhere at first; then around the best so far, and never for what was tried before."""
+    asked: list[dict[str, Any]] = []
+
+    def recorded(*given: Any, **named: Any) -> dict[str, Any] | None:
+        asked.append({**named, "found": least_damage(*given, **named)})
+        return asked[-1]["found"]
+
+    monkeypatch.setattr(search_widths, "least_damage", recorded)
+    found = allocate(calibration, budget=Budget(like_uniform=4), observer=MSE(), widths=(2, 4, 8), steps=3)
+    within = found.candidates[: len(found.candidates) - 3]
+    fitting = [one for one in within if one.name != "uniform 8"]
+    for step, question in enumerate(asked):
+        measured = [*fitting, *found.candidates[len(within) : len(within) + step]]
+        best = min(measured, key=lambda one: one.damage)
+        assert question["near"] == ((best.widths, 1) if step else None)
+        assert question["tried"] == [one.widths for one in measured]
+        assert question["found"] == found.candidates[len(within) + step].widths
+    assert len(asked) == 3
+
+
+def test_the_search_looks_nearer_and_nearer() -> None:
+    assert [reach_of(step, 100) for step in range(1, 8)] == [16, 8, 4, 2, 1, 1, 1]
+    assert reach_of(1, 5) == 1
+
+
 def test_the_least_cost_for_so_many_changes(calibration: Calibration) -> None:
     found = allocate(calibration, budget=Budget(max_drop=13), observer=MSE(), widths=(2, 4, 8), steps=2)
     assert found.chosen.changed <= 13
     enough = [one for one in found.candidates if one.changed <= 13]
     assert found.chosen.costs["bit_operations"] == min(one.costs["bit_operations"] for one in enough)
+
+
+@pytest.mark.parametrize("most", [15.0, 25.0])
+def test_the_least_cost_is_searched_by_halving(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch, most: float
+) -> None:
+    """Where the changes follow from the widths alone: a share of the cost of the best uniform network, the geometric
+    mean of what was enough and what was not."""
+    graph, choices = calibration.graph, dict.fromkeys(calibration.graph.names, (2, 4, 8))
+    damages = {name: {2: 9.0 + i, 4: 3.0, 8: 1.0} for i, name in enumerate(choices)}
+
+    def changed(widths: Mapping[str, Any]) -> float:
+        return 10.0 * sum(8 - bits for bits in widths.values()) / len(widths)
+
+    def damages_of(alone: Widths, in_float: OnGrids, states: Mapping[Width, OnGrids]) -> Damages:
+        assert set(alone.values()) == {"float"}
+        assert in_float.qparams == {}
+        assert list(states) == [2, 4, 8]
+        return damages
+
+    monkeypatch.setattr(search_widths, "damage_and_changes", lambda _graph, state, _: (0.5, changed(state)))
+    groups, size = [(name,) for name in choices], network_size(graph)
+    search = Search(graph, size, groups, choices, [images(8)], lambda widths: cast(OnGrids, widths), damages_of)
+    found = search.run(Budget(max_drop=most), steps=6)
+    uniform = size.costs(dict.fromkeys(choices, 8))
+    expected, low, high = [dict.fromkeys(choices, bits) for bits in (2, 4, 8)], 0.25, 1.0
+    best = expected[-1]
+    for _ in range(6):
+        share = (low * high) ** 0.5
+        caps = {name: share * uniform[name] for name in ("weight_bits", "bit_operations")}
+        tried = least_damage(damages, groups, size, caps)
+        if tried is None:
+            low = share
+            continue
+        expected.append(tried)
+        enough = changed(tried) <= most
+        best, low, high = (tried, low, share) if enough else (best, share, high)
+    assert [one.widths for one in found.candidates] == expected
+    assert [one.changed for one in found.candidates] == [changed(widths) for widths in expected]
+    assert found.chosen.widths == best != expected[2]
+    assert {one.changed <= most for one in found.candidates[3:]} == {True, False}
+    assert [one.name for one in found.candidates][:4] == ["uniform 2", "uniform 4", "uniform 8", "step 1"]
 
 
 def test_settled_widths_stay(calibration: Calibration) -> None:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Int8, Simulate
-from quant_sweep.graph import Fusion, capture, weights_on_grid
+from quant_sweep.graph import Fusion, Network, capture, weights_on_grid
 from quant_sweep.graph.interpret import relative_difference
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.quantize import quantize
@@ -166,6 +166,18 @@ def test_form(name: str) -> None:
         assert not graph.float_weights
         assert len(graph.weights) == (3 if name in {"orthogonal", "equalised"} else 2)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "weight_norm after a forward", "spectral_norm", "pruning"])
+def test_a_weight_that_was_computed_with_gradients(name: str) -> None:
+    """No leaf, which PyTorch does not copy; the model keeps it."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(FORMS[name]()).eval(), random_images()
+    weight = model[0].weight
+    assert not weight.is_leaf
+    graph = capture(model, x, Fusion.none).graph
+    assert model[0].weight is weight
+    torch.testing.assert_close(Network(graph)(x), model(x), check_dtype=False, rtol=1e-4, atol=1e-5)
 
 
 # -- several layers on one parameter --

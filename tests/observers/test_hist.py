@@ -173,3 +173,13 @@ def test_bad_merge() -> None:
 def test_cells_say_nothing_about_a_range_that_is_widened_again() -> None:
     with pytest.raises(InputError, match=r"^dst_bins=bits: merge_with_minmax=true takes all that was seen"):
         Hist(dst_bins="bits", merge_with_minmax=True)
+
+
+@pytest.mark.parametrize("cells", [2, 5, None])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_constant_is_its_own_range(sign: int, cells: int | None) -> None:
+    """A search over coarse cells may stop at the bin beside it, of values near a power of two."""
+    for beside in (0.0, 1e-6, 1e-4, 4e-4, 0.3):
+        value = torch.tensor(sign * 2.0 * (1 + beside))
+        lo, hi = Hist(dst_bins=cells).range(summarize(value.expand(5)), spec(4))
+        assert lo.item() == hi.item() == value.item()

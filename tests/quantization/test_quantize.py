@@ -55,6 +55,16 @@ def test_more_bits_are_nearer_to_float(calibration: Calibration) -> None:
     assert errors[0] < 1e-2 * errors[-1]
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_of_widths_is_as_good_as_a_mapping(calibration: Calibration, tmp_path: Path, kind: type) -> None:
+    (tmp_path / "widths.yaml").write_text("input: 8\nlinear: 3\nrelu: float\n")
+    found = quantize(calibration, bits=4, observer=MSE(), overrides=kind(tmp_path / "widths.yaml")).qparams
+    same = quantize(calibration, bits=4, observer=MSE(), overrides={"input": 8, "linear": 3, "relu": "float"}).qparams
+    assert {name: grid.spec for name, grid in found.items()} == {name: grid.spec for name, grid in same.items()}
+    assert (found["input"].spec.bits, found["linear.weight"].spec.bits) == (8, 3)
+    assert "relu.output" not in found
+
+
 def test_settings_reach_the_grids(calibration: Calibration) -> None:
     signed = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
     qparams = quantize(

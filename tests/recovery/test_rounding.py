@@ -83,6 +83,22 @@ def test_every_code_is_the_best_when_descent_comes_to_rest() -> None:
     assert float(costs[-1].sum()) < float(costs[0].sum())
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_cheapest_candidate_is_kept(per_channel: bool, seed: int) -> None:
+    """Of the nearest codes, and those of GPTQ with each scale: for each channel, or for all of them together."""
+    (w, h), levels = case(seed, groups=2), Levels(-2, 1, per_channel)
+    base = least_squared_error_scale(w, levels)
+    made = [(nearest(w, base, levels), base)]
+    made += [(gptq(w, h, base * factor, levels), base * factor) for factor in rounding._FACTORS]
+    costs = torch.stack([cost(w, h, q, scale) for q, scale in made])
+    found = cost(w, h, *round_weights(w, h, levels, sweeps=0))
+    if per_channel:
+        torch.testing.assert_close(found, costs.amin(dim=0))
+    else:
+        torch.testing.assert_close(found, costs[int(costs.sum(dim=(1, 2)).argmin())])
+
+
 @given(seed=st.integers(0, 10_000))
 def test_against_all_codes(seed: int) -> None:
     """3**5 ways to round a channel: what is found is no better than the best, and no worse than rounding."""

@@ -1,16 +1,11 @@
-import contextlib
-import itertools
-import socketserver
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from quant_sweep.errors import InputError
-from quant_sweep.tracking import Tracker, read_runs, store
+from quant_sweep.tracking import Tracker, read_runs
 from quant_sweep.tracking.store import absolute_uri
 from torture.server import free_port
 
@@ -47,49 +42,6 @@ def test_an_unreachable_server_is_told_quickly(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tracking\.uri='http://127"):
         open_tracker(tmp_path, f"http://127.0.0.1:{free_port()}")
     assert time.monotonic() - begin < 8
-
-
-@contextlib.contextmanager
-def answering(answers: Iterator[bytes]) -> Iterator[str]:
-    """Something that answers the next of these to each request; its address."""
-
-    class Answer(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            self.rfile.readline()
-            self.wfile.write(next(answers))
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-HEALTHY, MISSING, BROKEN = (b"HTTP/1.0 %d x\r\n\r\n" % status for status in (200, 404, 500))
-
-
-@pytest.mark.parametrize("answer", [MISSING, BROKEN, b"SSH-2.0-OpenSSH_9.2\r\n"])
-def test_a_server_that_is_not_mlflow_is_told_quickly(tmp_path: Path, answer: bytes) -> None:
-    begin = time.monotonic()
-    with (
-        answering(itertools.repeat(answer)) as address,
-        pytest.raises(InputError, match=r"tracking\.uri='http://127"),
-    ):
-        open_tracker(tmp_path, address)
-    assert time.monotonic() - begin < 8
-
-
-def test_a_server_that_starts_again_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(store, "_RESTART_SECONDS", 5.0)
-    with answering(iter([HEALTHY, BROKEN, BROKEN, HEALTHY])) as address:
-        store.probe_server(address)
-        store.probe_server(address)
-    monkeypatch.setattr(store, "_RESTART_SECONDS", 0.3)
-    for seconds in (0.3, 0.0):
-        begin = time.monotonic()
-        with pytest.raises(OSError, match="refused"):
-            store.probe_server(address)
-        assert seconds <= time.monotonic() - begin < seconds + 2
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
