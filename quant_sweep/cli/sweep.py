@@ -27,6 +27,7 @@ from quant_sweep.cli.report import address_of, open_to_read, report_folder, tell
 from quant_sweep.cli.signals import Stopped, check_stopped, say_stopped, stopped_by_signals, stopped_not_failed
 from quant_sweep.cli.sweep_page import members_of, sweep_page, told
 from quant_sweep.cli.sweep_schema import Sweep
+from quant_sweep.cli.waiting import cores_divided
 from quant_sweep.errors import InputError
 from quant_sweep.report import build_report
 from quant_sweep.sweep.build import open_tracker
@@ -64,6 +65,7 @@ class RememberMultirun(Callback):
         shown = contextlib.ExitStack()
         shown.enter_context(jobs_shown(display, journal, display.jobs))
         shown.enter_context(_garbage_of_jobs_alone())
+        shown.enter_context(cores_divided(str(config.hydra.launcher._target_), display.jobs))
         _multirun.set(Multirun(config, alive, shown))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
