@@ -61,7 +61,7 @@ def allocation_page(table: AllocationTable) -> Document:
         for row in _records(table.rows)
     ]
     chosen = [i for i, picked in enumerate(table.rows["chosen"]) if picked]
-    headers = ("assignment", "logit KL, nats", "classes changed, %", "weights, MB", "bit operations, 10⁹")
+    headers = ("assignment", "divergence, nats", "classes changed, %", "weights, MB", "bit operations, 10⁹")
     widths = [(str(r["name"]), str(r["kind"]), f"{r['numbers']:,}", str(r["bits"])) for r in _records(table.widths)]
     return Document(
         f"Allocation of bits: {table.title}",
@@ -102,7 +102,7 @@ def allocation_figure(table: AllocationTable) -> Figure:
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("logit KL, nats")
+    figure.axes[0].set_ylabel("divergence of the outputs, nats")
     figure.axes[0].legend(frameon=False)
     figure.suptitle(plain_text(f"{table.title}\n{table.budget}"), fontsize=10)
     return figure
