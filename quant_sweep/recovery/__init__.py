@@ -1,7 +1,7 @@
 """Winning back, without labels, what quantization lost. One file each."""
 
 from quant_sweep.recovery.adaround import AdaRound
-from quant_sweep.recovery.base import Inputs, Learner, Lesson, OnGrids, Recovery
+from quant_sweep.recovery.base import Inputs, Learner, LearningTask, OnGrids, Recovery
 from quant_sweep.recovery.batch_norm import BatchNormStatistics
 from quant_sweep.recovery.bias import Bias
 from quant_sweep.recovery.distill import Distill
@@ -18,7 +18,7 @@ __all__ = [
     "Equalize",
     "Inputs",
     "Learner",
-    "Lesson",
+    "LearningTask",
     "OnGrids",
     "Reconstruct",
     "Recovered",

@@ -63,7 +63,7 @@ class Inputs(Protocol):
         """Those of int64 (k,), on the CPU, as float32 (k, ...) on the device to use."""
 
 
-class Interrupted(Protocol):
+class SavedState(Protocol):
     """Where a long recovery keeps how far it is."""
 
     def read(self) -> Mapping[str, Tensor] | None:
@@ -74,8 +74,8 @@ class Interrupted(Protocol):
 
 
 @final
-class Forgotten:
-    """An `Interrupted` that keeps nothing."""
+class NoSavedState:
+    """A `SavedState` that keeps nothing."""
 
     def read(self) -> None:
         return None
@@ -85,16 +85,16 @@ class Forgotten:
 
 @final
 @dataclass(frozen=True)
-class Lesson:
+class LearningTask:
     """What a recovery that learns is given besides the networks.
 
     Attributes:
         inputs: to learn from; none of them is among those that judge it.
-        interrupted: how far an earlier process came.
+        saved: how far an earlier process came.
     """
 
     inputs: Inputs
-    interrupted: Interrupted = field(default_factory=Forgotten)
+    saved: SavedState = field(default_factory=NoSavedState)
 
 
 class Learner(Recovery):
@@ -108,12 +108,12 @@ class Learner(Recovery):
     images: int
 
     @abstractmethod
-    def learn(self, original: QuantGraph, quantized: OnGrids, lesson: Lesson) -> OnGrids:
+    def learn(self, original: QuantGraph, quantized: OnGrids, task: LearningTask) -> OnGrids:
         """As `recover`."""
 
     @final
     def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
-        return self.learn(original, quantized, Lesson(torch.cat(list(batches))))
+        return self.learn(original, quantized, LearningTask(torch.cat(list(batches))))
 
 
 def check_whole(method: Recovery, **lowest: int) -> None:

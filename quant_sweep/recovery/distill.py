@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph
-from quant_sweep.recovery.base import Learner, Lesson, OnGrids, check_whole
+from quant_sweep.recovery.base import Learner, LearningTask, OnGrids, check_whole
 from quant_sweep.recovery.divergence import TEMPERATURE, divergence
 from quant_sweep.recovery.learned import LearnedNetwork
 from quant_sweep.runtime.full_precision import full_precision
@@ -74,14 +74,14 @@ class Distill(Learner):
                 raise InputError(f"{name}={value!r}: allowed are numbers from {lowest_real:g} to below 1000")
 
     @full_precision()
-    def learn(self, original: QuantGraph, quantized: OnGrids, lesson: Lesson) -> OnGrids:
-        inputs, interrupted = lesson.inputs, lesson.interrupted
+    def learn(self, original: QuantGraph, quantized: OnGrids, task: LearningTask) -> OnGrids:
+        inputs, saved = task.inputs, task.saved
         order, seeds = self._drawn(len(inputs))
         device = inputs[order[0]].device
         teacher = Network(original.graph).to(device)
         student = LearnedNetwork(quantized, self.codes, device)
         optimizer = torch.optim.Adam(_parameter_groups(student, self.rate))
-        begun = interrupted.read()
+        begun = saved.read()
         done = 0 if begun is None else _restore(optimizer, begun)
         if done:
             log.info("recovery distill: goes on after step %d of %d", done, self.steps)
@@ -96,7 +96,7 @@ class Distill(Learner):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            interrupted.write(functools.partial(_state, optimizer, step + 1))
+            saved.write(functools.partial(_state, optimizer, step + 1))
             if (step + 1) * 4 // self.steps > step * 4 // self.steps:
                 log.info("recovery distill: step %d of %d, loss %.4g", step + 1, self.steps, float(loss.detach()))
         return student.on_grids()
@@ -107,9 +107,8 @@ class Distill(Learner):
         batch = min(self.batch_size, inputs)
         rounds = -(-self.steps * batch // inputs)
         order = torch.cat([torch.randperm(inputs, generator=generator) for _ in range(rounds)])
-        return order[: self.steps * batch].view(self.steps, batch), torch.randint(
-            2**62, (self.steps,), generator=generator
-        )
+        seeds = torch.randint(2**62, (self.steps,), generator=generator)
+        return order[: self.steps * batch].view(self.steps, batch), seeds
 
     def _augmented(self, images: Tensor, seed: int) -> Tensor:
         if self.augment and images.dim() == 4:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Network, QuantGraph, weights_on_grid
-from quant_sweep.recovery.base import Inputs, Learner, Lesson, OnGrids, Recovery
+from quant_sweep.recovery.base import Inputs, Learner, LearningTask, OnGrids, Recovery
 from quant_sweep.recovery.divergence import divergence
 from quant_sweep.runtime.full_precision import full_precision
 
@@ -87,8 +87,8 @@ def recover(
     result = Recovered(quantized, {})
     seen, kept_out = split_off(batches)
     for name, method in recoveries.items():
-        lesson = None if more is None else Lesson(more)
-        result = recover_once(original, result, (seen, kept_out), name, method, lesson)
+        task = None if more is None else LearningTask(more)
+        result = recover_once(original, result, (seen, kept_out), name, method, task)
         original = method.same_network(original) if result.steps[name].kept else original
     return result
 
@@ -99,18 +99,18 @@ def recover_once(
     batches: tuple[Sequence[Tensor], Sequence[Tensor]],
     name: str,
     method: Recovery,
-    lesson: Lesson | None = None,
+    task: LearningTask | None = None,
 ) -> Recovered:
     """One recovery more.
 
     Args:
         batches: what the method sees, and what it is judged on, as `split_off` parts them.
-        lesson: what it sees in place of these, if it learns.
+        task: what it sees in place of these, if it learns.
     """
     seen, kept_out = batches
     began = time.process_time()
-    if lesson is not None and isinstance(method, Learner):
-        after = method.learn(original, before.quantized, lesson)
+    if task is not None and isinstance(method, Learner):
+        after = method.learn(original, before.quantized, task)
     else:
         after = method.recover(original, before.quantized, seen)
     seconds = time.process_time() - began

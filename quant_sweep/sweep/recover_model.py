@@ -22,7 +22,7 @@ from torch import Tensor
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.data import TrainingImages
 from quant_sweep.graph import QuantGraph
-from quant_sweep.recovery import Learner, Lesson, OnGrids, Recovered, Step, is_kept_out, recover_once, split_off
+from quant_sweep.recovery import Learner, LearningTask, OnGrids, Recovered, Step, is_kept_out, recover_once, split_off
 from quant_sweep.runtime.disk_cache import made_once
 from quant_sweep.runtime.tensor_file import read_tensors, write_tensors
 from quant_sweep.sweep.content_key import content_key
@@ -31,7 +31,6 @@ from quant_sweep.sweep.prepare import Prepared
 log = logging.getLogger(__name__)
 
 _APART = ("engine", "engine_chosen", "metric", "metric_function")  # what a recovery does not depend on
-
 _JUDGES = 512  # images; fewer cannot tell two good networks apart
 _SECONDS_BETWEEN_STATES = 60.0  # of a recovery that learns
 
@@ -58,9 +57,9 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
         original, method = float_network(prepared, before.steps), prepared.point.recoveries[names[-1]]
         if not isinstance(method, Learner):
             return recover_once(original, before, batches, names[-1], method)
-        unfinished = _Unfinished(folder / f"{key}.unfinished.safetensors", _SECONDS_BETWEEN_STATES)
-        lesson = Lesson(TrainingImages(data, learn[: method.images], device), unfinished)
-        made = recover_once(original, before, batches, names[-1], method, lesson)
+        unfinished = _StateFile(folder / f"{key}.unfinished.safetensors", _SECONDS_BETWEEN_STATES)
+        task = LearningTask(TrainingImages(data, learn[: method.images], device), unfinished)
+        made = recover_once(original, before, batches, names[-1], method, task)
         unfinished.remove()
         return made
 
@@ -89,7 +88,7 @@ def _other_images(prepared: Prepared) -> tuple[Tensor, Tensor]:
 
 
 @final
-class _Unfinished:
+class _StateFile:
     """A file that says how far a recovery is, written every so many seconds, for a process that goes on with it."""
 
     def __init__(self, path: Path, seconds: float) -> None:

@@ -13,7 +13,7 @@ from quant_sweep.arithmetic.affine import along_channels, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph
-from quant_sweep.recovery import Distill, Lesson, OnGrids, Reconstruct
+from quant_sweep.recovery import Distill, LearningTask, OnGrids, Reconstruct
 from quant_sweep.recovery.distill import _mirrored_and_shifted, _share_of_rate
 from quant_sweep.recovery.learned import LearnedNetwork, _LearnedStep
 from quant_sweep.recovery.recover import damage
@@ -138,13 +138,13 @@ def test_goes_on_where_it_was_interrupted(codes: bool, after: int) -> None:
     """To the same result, whatever torch's own random numbers are; steps that are done are not done again."""
     original, quantized = on_grids(tiny(), images(16), bits=3)
     method, inputs = Distill(codes=codes, steps=10, batch_size=4), images(24)
-    whole = method.learn(original, quantized, Lesson(inputs))
+    whole = method.learn(original, quantized, LearningTask(inputs))
     kept = KilledAfter(after)
     with pytest.raises(KeyboardInterrupt):
-        method.learn(original, quantized, Lesson(inputs, kept))
+        method.learn(original, quantized, LearningTask(inputs, kept))
     torch.manual_seed(torch.seed())
     kept.left = -1
-    parts = method.learn(original, quantized, Lesson(inputs, kept))
+    parts = method.learn(original, quantized, LearningTask(inputs, kept))
     assert -1 - kept.left == 10 - after
     for name, grid in whole.qparams.items():
         assert torch.equal(grid.scale, parts.qparams[name].scale)
@@ -164,7 +164,7 @@ def test_every_input_is_seen_before_any_a_second_time() -> None:
             return images(10)[numbers]
 
     original, quantized = on_grids(tiny(), images(16), bits=3)
-    Distill(steps=5, batch_size=4).learn(original, quantized, Lesson(Numbers()))
+    Distill(steps=5, batch_size=4).learn(original, quantized, LearningTask(Numbers()))
     assert sorted(seen[-20:-10]) == sorted(seen[-10:]) == list(range(10))
     assert seen[-20:-10] != seen[-10:]
 

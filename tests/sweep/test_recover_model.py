@@ -15,7 +15,7 @@ from torch import Tensor
 from quant_sweep.errors import InputError
 from quant_sweep.models import write_checkpoint
 from quant_sweep.models.cifar_resnet import CifarResNet
-from quant_sweep.recovery import Bias, Distill, Lesson, OnGrids, Reconstruct, Recovered
+from quant_sweep.recovery import Bias, Distill, LearningTask, OnGrids, Reconstruct, Recovered
 from quant_sweep.sweep import recover_model
 from quant_sweep.sweep.build import open_tracker
 from quant_sweep.sweep.point import read_point
@@ -112,22 +112,22 @@ def test_what_decides_a_recovery_is_in_its_key_and_engines_are_not(config: Confi
 @pytest.mark.parametrize("images", [50, 100_000])
 def test_learns_and_is_judged_on_images_apart(config: Config, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     """Each on some of calibration's and on others; no image does both, and those of calibration come first."""
-    lessons: list[Lesson] = []
+    tasks: list[LearningTask] = []
     judged: list[Tensor] = []
     module = importlib.import_module("quant_sweep.recovery.recover")
     damage = module.damage
 
-    def learn(self, original, quantized, lesson):  # noqa: ARG001
-        lessons.append(lesson)
+    def learn(self, original, quantized, task):  # noqa: ARG001
+        tasks.append(task)
         return quantized
 
     monkeypatch.setattr(Distill, "learn", learn)
     monkeypatch.setattr(module, "damage", lambda *given: judged.append(torch.cat(given[2])) or damage(*given))
     prepared = prepare(read_point(config("recovery=distill", f"recovery.distill.images={images}", "bits=2")))
     quantize_model(prepared)
-    (lesson,) = lessons
+    (task,) = tasks
     train, calibration = prepared.data.train.images, prepared.images.indices.tolist()
-    learned = lesson.inputs.indices.tolist()
+    learned = task.inputs.indices.tolist()
     assert torch.equal(judged[0], judged[1])
     assert len(judged[0]) == 512
     assert len(learned) == len(set(learned)) == min(images, len(train) - 512)
@@ -136,10 +136,10 @@ def test_learns_and_is_judged_on_images_apart(config: Config, monkeypatch: pytes
     assert not judges & set(learned)
     everything = prepared.data.normalize(train)
     same = (judged[0].flatten(1)[:, None] == everything.flatten(1)).all(2)  # (512, training images)
-    assert not bool(same[:, lesson.inputs.indices].any())
+    assert not bool(same[:, task.inputs.indices].any())
     assert set(same[:4].nonzero()[:, 1].tolist()) == judges
     some = torch.tensor([3, 49])
-    assert torch.equal(lesson.inputs[some], everything[lesson.inputs.indices[some]])
+    assert torch.equal(task.inputs[some], everything[task.inputs.indices[some]])
 
 
 def test_a_learning_that_was_killed_goes_on_in_another_process(
@@ -172,7 +172,7 @@ def test_a_learning_that_was_killed_goes_on_in_another_process(
 
 
 def test_a_damaged_state_is_said_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    unfinished = recover_model._Unfinished(tmp_path / "state", 0.0)
+    unfinished = recover_model._StateFile(tmp_path / "state", 0.0)
     assert unfinished.read() is None
     unfinished.write(lambda: {"done": torch.tensor(3)})
     found = unfinished.read()
@@ -195,7 +195,7 @@ def test_a_full_disk_costs_the_state_and_no_more(
 
     monkeypatch.setattr(recover_model, "write_tensors", full)
     with caplog.at_level("WARNING"):
-        recover_model._Unfinished(tmp_path / "state", 0.0).write(dict)
+        recover_model._StateFile(tmp_path / "state", 0.0).write(dict)
     assert "No space left on device" in caplog.text
 
 
