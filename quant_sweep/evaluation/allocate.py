@@ -68,22 +68,27 @@ def allocate(
         size=network_size(graph),
         groups=sharing_groups(graph, after_clamp(graph) if scheme.same_grid_around_relu else {}),
         choices=choices,
-        kept_out=kept_out,
+        judges=kept_out,
         make=make,
-        damages=lambda at, base, states: tensor_damages(graph, at, base, states, choices, kept_out),
+        damages=lambda weights, activations: tensor_damages(graph, weights, activations, choices, kept_out),
     )
     return search.run(budget, steps)
 
 
 def judging_batches(batches: Iterable[Tensor]) -> list[Tensor]:
-    """The inputs that no recovery sees, in batches whose values fit into memory, channels side by side.
+    """The inputs that no recovery sees, as `in_batches`.
 
     Raises:
         InputError: there are fewer than 8 inputs.
     """
     _, kept_out = split_off(batches)
-    layout = torch.channels_last if kept_out[0].dim() == 4 else torch.contiguous_format
-    return [batch.contiguous(memory_format=layout) for batch in torch.cat(kept_out).split(_BATCH)]
+    return in_batches(torch.cat(kept_out))
+
+
+def in_batches(inputs: Tensor) -> list[Tensor]:
+    """Inputs (n, ...) in batches whose values fit into memory, channels side by side."""
+    layout = torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
+    return [batch.contiguous(memory_format=layout) for batch in inputs.split(_BATCH)]
 
 
 def width_choices(

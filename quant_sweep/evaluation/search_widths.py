@@ -1,20 +1,22 @@
 """Which widths a network should have for what it may cost: measured, then solved, then measured again.
 
 1. The network at every width in all tensors, recovered where that is asked for.
-2. What one tensor does to the outputs while all others are in float: with the weight, the bias and the grid that it has
-   in the network of each width.
+2. What one tensor does to the outputs while all others are in float. A weight comes, with the bias of its layer, from a
+   network whose activations are in float: a recovery that sees quantized activations also spends the weights on what
+   those lost, and such a weight would look worse than it is. The grid of an activation is that of step 1.
 3. The assignment with the least sum of these (`quantization.allocation`), made and measured as a whole.
-4. From the best so far: what the outputs lose or win when one tensor gets another width there, and the best assignment
-   that differs in a sixth of the tensors, then in fewer. Damages do not add up, and after a recovery what one tensor
-   alone does in an unrecovered network ranks wrongly; so they are measured where the search stands.
+4. Damages do not add up, and more so for activations or for weights. So the damages of weights are counted half and
+   twice, and on from what was best.
 
-All is measured on the images that recoveries do not see, without labels.
+All is measured on images that recoveries do not see, without labels. Whole assignments are told from each other on more
+of them than single tensors, for there are few assignments and many tensors.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -24,13 +26,14 @@ from quant_sweep.errors import InputError
 from quant_sweep.evaluation.budget import Budget
 from quant_sweep.evaluation.tensor_damages import Damages, Widths, damage_and_changes
 from quant_sweep.graph import QuantGraph
-from quant_sweep.quantization.allocation import NetworkSize, least_damage
+from quant_sweep.quantization.allocation import NetworkSize, bits_of, least_damage
 from quant_sweep.quantization.scheme import FLOAT, Width
 from quant_sweep.recovery import OnGrids
 
 log = logging.getLogger(__name__)
 
 Make = Callable[[Widths], OnGrids]
+Choices = Mapping[str, tuple[Width, ...]]  # by tensor
 
 
 @final
@@ -79,19 +82,19 @@ class Search:
         size: of it.
         groups: the tensors that share a width.
         choices: the widths that each tensor may have; a single one where it is settled.
-        kept_out: inputs that no recovery sees.
+        judges: inputs that no recovery sees, on which whole assignments are measured.
         make: the network at widths, recovered.
-        damages: as `tensor_damages`, perhaps kept from an earlier time: of an assignment, its network, and the
-            networks at every single width.
+        damages: as `tensor_damages`, perhaps kept from an earlier time: of the networks whose weights have a width, and
+            of those whose activations have it.
     """
 
     original: QuantGraph
     size: NetworkSize
     groups: Sequence[tuple[str, ...]]
-    choices: Mapping[str, tuple[Width, ...]]
-    kept_out: Sequence[Tensor]
+    choices: Choices
+    judges: Sequence[Tensor]
     make: Make
-    damages: Callable[[Widths, OnGrids, Mapping[Width, OnGrids]], Damages]
+    damages: Callable[[Mapping[Width, OnGrids], Mapping[Width, OnGrids]], Damages]
 
     def run(self, budget: Budget, steps: int) -> Allocation:
         """Find the best assignment within a budget.
@@ -108,26 +111,22 @@ class Search:
         if budget.max_drop is not None:
             return self._cheapest(budget.max_drop, steps, uniform, states)
         caps = budget.caps(self.size, self.original)
-        tried = [one for one in uniform.values() if _fits(one, caps)]
-        damages, already = self._alone(states), len(tried)
-        best, near = min(tried, key=lambda one: one.damage, default=None), None
-        made = {best.name: states[max(w for w in widths if uniform[w] is best)]} if best else {}
-        measured = ""
-        for step in range(steps):
-            if best is not None and step > 0:
-                near = (best.widths, reach_of(step, len(self.groups)))
-                if measured != best.name:
-                    damages, measured = self.damages(best.widths, made[best.name], states), best.name
-            found = least_damage(damages, self.groups, self.size, caps, near=near, tried=[one.widths for one in tried])
+        within = [one for one in uniform.values() if _fits(one, caps)]
+        damages = self._alone(states)
+        tried, by_factor = list[Candidate](), dict[float, float]()
+        for step in range(1, steps + 1):
+            factor = next_factor(by_factor)
+            weighted = _times(damages, self.size.weights, factor)
+            known = [one.widths for one in (*within, *tried)]
+            found = least_damage(weighted, self.groups, self.size, caps, tried=known)
             if found is None:
                 break
-            name = f"step {step + 1}"
-            made[name] = self.make(found)
-            tried.append(self._measured(name, found, made[name]))
-            best = min((one for one in (best, tried[-1]) if one is not None), key=lambda one: one.damage)
+            tried.append(self._measured(f"step {step}", found, self.make(found)))
+            by_factor[factor] = tried[-1].damage
+        best = min((*within, *tried), key=lambda one: one.damage, default=None)
         if best is None:
             raise InputError(f"{budget}: no assignment of widths keeps to it; {self._least()}")
-        return Allocation(best, (*uniform.values(), *tried[already:]), self._images)
+        return Allocation(best, (*uniform.values(), *tried), self._images)
 
     def _cheapest(
         self, most: float, steps: int, uniform: Mapping[int, Candidate], states: Mapping[Width, OnGrids]
@@ -156,14 +155,19 @@ class Search:
 
     def _alone(self, states: Mapping[Width, OnGrids]) -> Damages:
         """What each tensor does while all others are in float."""
-        return self.damages(dict.fromkeys(self.choices, FLOAT), OnGrids(self.original, {}), states)
+        weights = self.size.weights
+        only_weights = {
+            width: self.make({name: w if name in weights else FLOAT for name, w in self._uniform(width).items()})
+            for width in states
+        }
+        return self.damages(only_weights, states)
 
     @property
     def _images(self) -> int:
-        return sum(len(batch) for batch in self.kept_out)
+        return sum(len(batch) for batch in self.judges)
 
     def _least(self) -> str:
-        narrowest = {name: min(choice, key=lambda w: 32 if w == FLOAT else w) for name, choice in self.choices.items()}
+        narrowest = {name: min(choice, key=bits_of) for name, choice in self.choices.items()}
         costs = self.size.costs(narrowest)
         return (
             f"with the fewest bits the weights take {costs['weight_bits'] / 8e6:.3g} MB and an image "
@@ -174,14 +178,33 @@ class Search:
         return {name: width if width in choice else choice[0] for name, choice in self.choices.items()}
 
     def _measured(self, name: str, widths: Widths, state: OnGrids) -> Candidate:
-        damage, changed = damage_and_changes(self.original, state, self.kept_out)
+        damage, changed = damage_and_changes(self.original, state, self.judges)
         log.info("%s: damage to the outputs %.3g, %.2f %% of the classes change", name, damage, changed)
         return Candidate(name, dict(widths), damage, changed, self.size.costs(widths))
 
 
-def reach_of(step: int, groups: int) -> int:
-    """In how many of the groups an assignment may differ from the best so far: a sixth at step 1, then half as many."""
-    return max(groups // (3 << step), 1)
+def next_factor(measured: Mapping[float, float]) -> float:
+    """By what the damages of weights are multiplied next: 1, then half or twice what was best, then nearer to it.
+
+    Args:
+        measured: the damage of the whole assignment, by factor.
+    """
+    if not measured:
+        return 1.0
+    best, ratio = min(measured, key=lambda factor: measured[factor]), 2.0
+    while True:
+        for factor in (best / ratio, best * ratio):
+            if not any(math.isclose(factor, known) for known in measured):
+                return factor
+        ratio **= 0.5
+
+
+def _times(damages: Damages, weights: Collection[str], factor: float) -> Damages:
+    """Damages, those of weights multiplied."""
+    return {
+        name: {width: damage * (factor if name in weights else 1.0) for width, damage in by_width.items()}
+        for name, by_width in damages.items()
+    }
 
 
 def _fits(candidate: Candidate, caps: Mapping[str, float]) -> bool:

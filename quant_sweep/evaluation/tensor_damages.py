@@ -1,4 +1,4 @@
-"""What widths of single tensors do to the outputs of a network, measured where a search stands."""
+"""What widths of single tensors do to the outputs of a network."""
 
 from __future__ import annotations
 
@@ -37,50 +37,39 @@ def damage_and_changes(original: QuantGraph, state: OnGrids, batches: Sequence[T
 @full_precision()
 def tensor_damages(
     original: QuantGraph,
-    widths: Widths,
-    base: OnGrids,
-    states: Mapping[Width, OnGrids],
+    weights: Mapping[Width, OnGrids],
+    activations: Mapping[Width, OnGrids],
     choices: Mapping[str, tuple[Width, ...]],
     batches: Sequence[Tensor],
 ) -> Damages:
-    """The damage to the outputs when one tensor of a network gets another width.
+    """The damage to the outputs when one tensor of the float network gets a width.
 
     Args:
-        widths: those of `base`, by tensor.
-        base: the network; weights on their grids.
-        states: the same at every width; FLOAT is `original`.
+        original: the float network.
+        weights: networks whose weights have a width; a weight and the bias of its layer are taken from there.
+        activations: networks whose activations have it; their grids are taken.
         choices: the widths to measure, by tensor.
-        batches: inputs; what `base` makes of one is kept in memory meanwhile.
+        batches: inputs; what the float network makes of one is kept in memory meanwhile.
 
     Returns:
-        by tensor and width, for the width of `base` its own damage.
+        by tensor and width; 0 in float.
     """
-    every: dict[Width, OnGrids] = {**states, FLOAT: OnGrids(original, {})}
-    wanted, network = (
-        Network(original.graph),
-        insert_at_quantizers(
-            base.graph,
-            {q.name: _stand_in(base, q.name) for q in base.graph.activations},
-            weights_on_grid(base.graph, base.qparams),
-        ),
-    )
-    weights = {q.name: q.layers for q in base.graph.weights}
+    network = insert_at_quantizers(original, {q.name: _unchanged for q in original.activations})
+    layers = {q.name: q.layers for q in original.weights}
     found: Damages = {name: dict.fromkeys(choice, 0.0) for name, choice in choices.items()}
     images = sum(len(batch) for batch in batches)
     for batch in batches:
-        outputs = pytree.tree_leaves(wanted.to(batch.device)(batch))
         values = network.to(batch.device).values(batch, keep=lambda _: True)
-        own = apart(outputs, pytree.tree_leaves(network.returned(values)))
+        outputs = pytree.tree_leaves(network.returned(values))
         for name, choice in choices.items():
             for width in choice:
-                damage = own
-                if width != widths.get(name):
-                    inserted = {} if name in weights else {name: _stand_in(every[width], name)}
-                    constants = _swapped(base, every[width], name, weights[name]) if name in weights else {}
-                    constants = {key: value.to(batch.device) for key, value in constants.items()}
-                    made = pytree.tree_leaves(network.again(values, inserted, constants))
-                    damage = apart(outputs, made)
-                found[name][width] += damage * len(batch) / images
+                if width == FLOAT:
+                    continue
+                inserted = {} if name in layers else {name: _stand_in(activations[width], name)}
+                constants = _swapped(original, weights[width], name, layers[name]) if name in layers else {}
+                constants = {key: value.to(batch.device) for key, value in constants.items()}
+                made = pytree.tree_leaves(network.again(values, inserted, constants))
+                found[name][width] += apart(outputs, made) * len(batch) / images
     return found
 
 
@@ -97,9 +86,9 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _swapped(base: OnGrids, other: OnGrids, weight: str, layers: Sequence[str]) -> dict[str, Tensor]:
+def _swapped(original: QuantGraph, other: OnGrids, weight: str, layers: Sequence[str]) -> dict[str, Tensor]:
     """A weight of another network, with the bias that its layer has there."""
-    graph, there = base.graph.graph, other.graph.graph
+    graph, there = original.graph, other.graph.graph
     value = there.constants[weight]
     made = {weight: fake_quantize(value, other.qparams[weight]) if weight in other.qparams else value}
     if len(layers) > 1 or len(graph.node[layers[0]].inputs) < 3:

@@ -127,7 +127,6 @@ def least_damage(
     size: NetworkSize,
     caps: Mapping[str, float],
     *,
-    near: tuple[Mapping[str, Width], int] | None = None,
     tried: Sequence[Mapping[str, Width]] = (),
 ) -> dict[str, Width] | None:
     """The assignment with the least sum of damages.
@@ -137,7 +136,6 @@ def least_damage(
         groups: the tensors that share a width; each tensor is in one.
         size: of the network.
         caps: the most of each cost, by the names of `NetworkSize.costs`.
-        near: an assignment, and in how many groups the result may differ from it.
         tried: assignments that are not wanted again.
 
     Returns:
@@ -149,10 +147,8 @@ def least_damage(
             program.cap_bits(numbers, caps[name])
     if BIT_OPERATIONS in caps:
         program.cap_operations(size.layers, caps[BIT_OPERATIONS])
-    if near is not None:
-        program.agree(near[0], at_least=len(program.groups) - near[1])
     for assignment in tried:
-        program.agree(assignment, at_most=len(program.groups) - 1)
+        program.exclude(assignment)
     return program.solved()
 
 
@@ -201,10 +197,10 @@ class _Program:
                 self.rows.append(({z[a, w]: 1.0 for a in reads} | {i: -1.0}, 0.0, 0.0))
         self.rows.append((row, -np.inf, 1.0))
 
-    def agree(self, widths: Mapping[str, Width], at_least: float = -np.inf, at_most: float = np.inf) -> None:
-        """Bound the number of groups whose width is that of an assignment."""
+    def exclude(self, widths: Mapping[str, Width]) -> None:
+        """At least one group has another width than in an assignment."""
         same = [x.get(widths.get(group[0], FLOAT)) for group, x in zip(self.groups, self.x, strict=True)]
-        self.rows.append(({i: 1.0 for i in same if i is not None}, at_least, at_most))
+        self.rows.append(({i: 1.0 for i in same if i is not None}, -np.inf, len(self.groups) - 1.0))
 
     def solved(self) -> dict[str, Width] | None:
         entries = [(i, j, value) for i, (row, _, _) in enumerate(self.rows) for j, value in row.items()]

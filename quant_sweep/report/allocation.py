@@ -19,7 +19,7 @@ from quant_sweep.report.html import html
 
 _PANELS = {"megabytes": "weights, MB", "bit_operations": "bit operations of an image, 10⁹"}
 _FORMATS = {"damage": "{:.3g}", "changed": "{:.2f}", "megabytes": "{:.4g}", "bit_operations": "{:.4g}"}
-_LEAST = 1e-6  # nats; what is less is drawn there
+_LEAST = 1e-6  # what is less is drawn there
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class AllocationTable:
     Attributes:
         title: model, scheme, observer, recovery.
         budget: as it was typed.
-        images: on how many images kept out of the recovery.
-        rows: columns name, damage (nats), changed (percent of classes), megabytes (weights), bit_operations (10**9),
+        images: on how many images that no recovery saw.
+        rows: columns name, damage, changed (percent of classes), megabytes (weights), bit_operations (10**9),
             chosen (true or false); in the order in which they were made.
         widths: columns name, kind, numbers, bits; one row per tensor, of the choice.
         command: what evaluates the choice.
@@ -61,13 +61,13 @@ def allocation_page(table: AllocationTable) -> Document:
         for row in _records(table.rows)
     ]
     chosen = [i for i, picked in enumerate(table.rows["chosen"]) if picked]
-    headers = ("assignment", "divergence, nats", "classes changed, %", "weights, MB", "bit operations, 10⁹")
+    headers = ("assignment", "divergence", "classes changed, %", "weights, MB", "bit operations, 10⁹")
     widths = [(str(r["name"]), str(r["kind"]), f"{r['numbers']:,}", str(r["bits"])) for r in _records(table.widths)]
     return Document(
         f"Allocation of bits: {table.title}",
         (
             Paragraph(
-                f"Within {table.budget}, measured on {table.images:,} calibration images that no recovery saw, without "
+                f"Within {table.budget}, measured on {table.images:,} training images that no recovery saw, without "
                 "labels, against the float network. Bold is the choice."
             ),
             Table(headers, tuple(rows), frozenset((i, j) for i in chosen for j in range(len(headers)))),
@@ -102,7 +102,7 @@ def allocation_figure(table: AllocationTable) -> Figure:
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("divergence of the outputs, nats")
+    figure.axes[0].set_ylabel("divergence of the outputs")
     figure.axes[0].legend(frameon=False)
     figure.suptitle(plain_text(f"{table.title}\n{table.budget}"), fontsize=10)
     return figure

@@ -11,9 +11,9 @@ import torch
 
 from quant_sweep.engines import Auto, Flow, Simulate
 from quant_sweep.errors import InputError
-from quant_sweep.evaluation.allocate import judging_batches, width_choices
+from quant_sweep.evaluation.allocate import in_batches, judging_batches, width_choices
 from quant_sweep.evaluation.budget import Budget
-from quant_sweep.evaluation.search_widths import Allocation, Search
+from quant_sweep.evaluation.search_widths import Allocation, Choices, Search
 from quant_sweep.evaluation.tensor_damages import Damages, Widths, tensor_damages
 from quant_sweep.graph import after_clamp
 from quant_sweep.quantization.allocation import network_size, sharing_groups
@@ -26,6 +26,7 @@ from quant_sweep.sweep.content_key import content_key
 from quant_sweep.sweep.point import Point
 from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import on_grids
+from quant_sweep.sweep.recover_model import judging_images
 
 _IGNORED = ("engine", "engine_chosen", "budget", "steps")  # what no network on grids depends on
 
@@ -60,12 +61,12 @@ def search_of(prepared: Prepared) -> Search:
     choices = width_choices(graph, point.scheme, point.widths.overrides, point.settings["widths"])
     kept_out = judging_batches(prepared.images.batches(point.device))
 
-    def damages(widths: Widths, base: OnGrids, states: Mapping[Width, OnGrids]) -> Damages:
-        path = Path(point.settings["cache_dir"]).expanduser() / "damages" / f"{_key(prepared, widths)}.safetensors"
+    def damages(weights: Mapping[Width, OnGrids], activations: Mapping[Width, OnGrids]) -> Damages:
+        path = Path(point.settings["cache_dir"]).expanduser() / "damages" / f"{_key(prepared)}.safetensors"
         return made_once(
             path,
             lambda file: _read(file, choices),
-            lambda: tensor_damages(graph, widths, base, states, choices, kept_out),
+            lambda: tensor_damages(graph, weights, activations, choices, kept_out),
             _write,
         )
 
@@ -74,7 +75,7 @@ def search_of(prepared: Prepared) -> Search:
         size=network_size(graph),
         groups=sharing_groups(graph, after_clamp(graph) if point.scheme.same_grid_around_relu else {}),
         choices=choices,
-        kept_out=kept_out,
+        judges=in_batches(judging_images(prepared)),
         make=lambda widths: on_grids(_at(prepared, widths)),
         damages=damages,
     )
@@ -97,9 +98,9 @@ def _at(prepared: Prepared, widths: Widths) -> Prepared:
     return replace(prepared, point=replace(point, settings=settings, widths=assigned, engine=engine), specs=specs)
 
 
-def _key(prepared: Prepared, widths: Widths) -> str:
+def _key(prepared: Prepared) -> str:
     contents = {key: value for key, value in prepared.contents().items() if key not in _IGNORED}
-    return content_key({**contents, "damages": sorted((name, str(width)) for name, width in widths.items())})
+    return content_key({**contents, "damages": True})
 
 
 def _write(path: Path, damages: Damages) -> None:
@@ -107,7 +108,7 @@ def _write(path: Path, damages: Damages) -> None:
     write_tensors(path, tensors, {"widths": json.dumps({name: list(by) for name, by in damages.items()})})
 
 
-def _read(path: Path, choices: Mapping[str, tuple[Width, ...]]) -> Damages | None:
+def _read(path: Path, choices: Choices) -> Damages | None:
     stored = read_tensors(path)
     if stored is None:
         return None

@@ -52,8 +52,8 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
         before = _recovered(prepared, quantized, names[:-1]) if names[1:] else Recovered(quantized, {})
         device, data = prepared.point.device, prepared.data
         seen, _ = split_off(prepared.images.batches(device))
-        judge, learn = _other_images(prepared)
-        batches = seen, [TrainingImages(data, part, device)[:] for part in judge.split(prepared.images.batch_size)]
+        _, learn = _other_images(prepared)
+        batches = seen, list(judging_images(prepared).split(prepared.images.batch_size))
         original, method = float_network(prepared, before.steps), prepared.point.recoveries[names[-1]]
         if not isinstance(method, Learner):
             return recover_once(original, before, batches, names[-1], method)
@@ -71,6 +71,12 @@ def _recovered(prepared: Prepared, quantized: OnGrids, names: list[str]) -> Reco
         make,
         lambda file, made: write_recovered(file, made, quantized),
     )
+
+
+def judging_images(prepared: Prepared) -> Tensor:
+    """Training images, normalised, (n, ...), that no recovery of a point sees: on these it is judged."""
+    judge, _ = _other_images(prepared)
+    return TrainingImages(prepared.data, judge, prepared.point.device)[:]
 
 
 def _other_images(prepared: Prepared) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ def test_a_search_leaves_a_run_and_a_file_for_the_sweep(tmp_path: Path, checkpoi
     arguments = [*(a for a in quick(checkpoint) if not a.startswith("calibration.")), *FEW]
     outcome = place.type("quant-sweep-allocate", *arguments, "bits=4", "overrides={input: 8}", "budget.mean_bits=5")
     assert outcome.code == 0, outcome.err
-    assert "Within budget.mean_bits=5, measured on 8 calibration images" in outcome.out
+    assert "Within budget.mean_bits=5, measured on 512 training images" in outcome.out
     file = tmp_path / outcome.out.rsplit("Assignment: ", 1)[1].strip()
     widths = read_assignment(file)
     assert widths["input"] == 8

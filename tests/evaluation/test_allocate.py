@@ -15,7 +15,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.evaluation import search_widths
 from quant_sweep.evaluation.allocate import allocate, judging_batches, width_choices
 from quant_sweep.evaluation.budget import Budget, parse_budget
-from quant_sweep.evaluation.search_widths import Search, reach_of
+from quant_sweep.evaluation.search_widths import Search, next_factor
 from quant_sweep.evaluation.tensor_damages import Damages, Widths, damage_and_changes, tensor_damages
 from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
@@ -38,19 +38,15 @@ def at(calibration: Calibration, widths: Mapping[str, object], recovery: tuple[B
 
 def test_the_damage_of_one_tensor_is_that_of_a_network_with_its_width(calibration: Calibration) -> None:
     graph, batches = calibration.graph, [images(8, seed=4), images(3, seed=5)]
-    base = dict.fromkeys(graph.names, 4)
     states = {bits: at(calibration, dict.fromkeys(graph.names, bits)) for bits in (2, 4)}
     choices = dict.fromkeys(graph.names, (2, 4, "float"))
-    found = tensor_damages(graph, base, states[4], states, choices, batches)
-    for name in ("input", "conv2.weight", "linear.weight"):
-        for width in choices[name]:
-            anew = damage(graph, at(calibration, {**base, name: width}), batches)
-            assert found[name][width] == pytest.approx(anew, rel=1e-3, abs=1e-6)
-    alone = tensor_damages(graph, dict.fromkeys(graph.names, "float"), OnGrids(graph, {}), states, choices, batches)
-    everything_else = {name: "float" for name in graph.names if name != "relu.output"}
-    anew = damage(graph, at(calibration, {**everything_else, "relu.output": 2}), batches)
-    assert alone["relu.output"][2] == pytest.approx(anew, rel=1e-3, abs=1e-6)
-    assert alone["relu.output"]["float"] == pytest.approx(0.0, abs=1e-6)
+    found = tensor_damages(graph, states, states, choices, batches)
+    assert list(found) == list(graph.names)
+    for name in ("input", "relu.output", "conv2.weight", "linear.weight"):
+        for width in (2, 4):
+            anew = at(calibration, {**dict.fromkeys(graph.names, "float"), name: width})
+            assert found[name][width] == pytest.approx(damage(graph, anew, batches), rel=1e-3, abs=1e-6)
+        assert found[name]["float"] == 0.0
 
 
 def test_a_whole_network_is_measured_as_it_is_simulated(calibration: Calibration) -> None:
@@ -65,14 +61,18 @@ def test_a_whole_network_is_measured_as_it_is_simulated(calibration: Calibration
 
 
 def test_a_recovered_weight_comes_with_its_bias(calibration: Calibration) -> None:
+    """From the network whose weights have the width; the grid of an activation from the other."""
     graph, batches = calibration.graph, [images(8, seed=4)]
-    states = {bits: at(calibration, dict.fromkeys(graph.names, bits), (Bias(),)) for bits in (2, 4)}
-    found = tensor_damages(graph, dict.fromkeys(graph.names, 4), states[4], states, {"conv1.weight": (2,)}, batches)
-    base, other = states[4], states[2]
-    theirs = {name: other.graph.graph.constants[name] for name in base.graph.graph.node["conv1.output"].inputs[1:]}
-    whole = replace(base.graph.graph, constants={**base.graph.graph.constants, **theirs})
-    by_hand = OnGrids(replace(base.graph, graph=whole), {**base.qparams, "conv1.weight": other.qparams["conv1.weight"]})
+    weights = {2: at(calibration, dict.fromkeys(graph.names, 2), (Bias(),))}
+    activations = {2: at(calibration, dict.fromkeys(graph.names, 3))}
+    found = tensor_damages(graph, weights, activations, {"conv1.weight": (2,), "relu.output": (2,)}, batches)
+    other = weights[2]
+    theirs = {name: other.graph.graph.constants[name] for name in graph.graph.node["conv1.output"].inputs[1:]}
+    whole = replace(graph.graph, constants={**graph.graph.constants, **theirs})
+    by_hand = OnGrids(replace(graph, graph=whole), {"conv1.weight": other.qparams["conv1.weight"]})
     assert found["conv1.weight"][2] == pytest.approx(damage(graph, by_hand, batches), rel=1e-3)
+    by_hand = OnGrids(graph, {"relu.output": activations[2].qparams["relu.output"]})
+    assert found["relu.output"][2] == pytest.approx(damage(graph, by_hand, batches), rel=1e-3)
 
 
 def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: Calibration) -> None:
@@ -98,30 +98,61 @@ def test_the_search_goes_on_beside_a_uniform_assignment(calibration: Calibration
     assert found.chosen.damage == min(one.damage for one in found.candidates)
 
 
-def test_where_each_step_looks(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everywhere at first; then around the best so far, and never for what was tried before."""
+def test_weights_are_measured_with_activations_in_float(calibration: Calibration) -> None:
+    """A recovery that sees quantized activations would spend the weights on what those lost."""
+    graph, made = calibration.graph, list[Widths]()
+    weights = {q.name for q in graph.weights}
+
+    def make(widths: Widths) -> OnGrids:
+        made.append(widths)
+        return at(calibration, widths)
+
+    def damages(only_weights: Mapping[Width, OnGrids], uniform: Mapping[Width, OnGrids]) -> Damages:
+        for width in (2, 4):
+            assert {name: grid.spec.bits for name, grid in only_weights[width].qparams.items()} == dict.fromkeys(
+                weights, width
+            )
+            assert set(uniform[width].qparams) == set(graph.names)
+        return {name: {2: 1.0, 4: 0.5} for name in graph.names}
+
+    groups = [(name,) for name in graph.names]
+    choices = dict.fromkeys(graph.names, (2, 4))
+    search = Search(graph, network_size(graph), groups, choices, [images(8)], make, damages)
+    search.run(Budget(like_uniform=3), 1)
+    assert [set(widths.values()) for widths in made[:4]] == [{2}, {4}, {2, "float"}, {4, "float"}]
+
+
+def test_each_step_counts_weights_by_another_factor(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def recorded(*given: Any, **named: Any) -> dict[str, Any] | None:
-        asked.append({**named, "found": least_damage(*given, **named)})
+    def recorded(damages: Damages, *given: Any, **named: Any) -> dict[str, Any] | None:
+        asked.append({"damages": damages, **named, "found": least_damage(damages, *given, **named)})
         return asked[-1]["found"]
 
     monkeypatch.setattr(search_widths, "least_damage", recorded)
     found = allocate(calibration, budget=Budget(like_uniform=4), observer=MSE(), widths=(2, 4, 8), steps=3)
-    within = found.candidates[: len(found.candidates) - 3]
-    fitting = [one for one in within if one.name != "uniform 8"]
-    for step, question in enumerate(asked):
-        measured = [*fitting, *found.candidates[len(within) : len(within) + step]]
-        best = min(measured, key=lambda one: one.damage)
-        assert question["near"] == ((best.widths, 1) if step else None)
-        assert question["tried"] == [one.widths for one in measured]
-        assert question["found"] == found.candidates[len(within) + step].widths
-    assert len(asked) == 3
+    steps = found.candidates[3:]
+    assert [one.name for one in steps] == ["step 1", "step 2", "step 3"]
+    assert found.chosen == min(found.candidates[:2] + steps, key=lambda one: one.damage)
+    alone, weights, measured = asked[0]["damages"], {q.name for q in calibration.graph.weights}, dict[float, float]()
+    for question, step in zip(asked, steps, strict=True):
+        factor = next_factor(measured)
+        measured[factor] = step.damage
+        for name, by_width in question["damages"].items():
+            times = factor if name in weights else 1.0
+            assert by_width == {width: pytest.approx(times * alone[name][width]) for width in (2, 4, 8)}
+        assert question["tried"] == [one.widths for one in (*found.candidates[:2], *steps[: len(measured) - 1])]
+        assert question["found"] == step.widths
 
 
-def test_the_search_looks_nearer_and_nearer() -> None:
-    assert [reach_of(step, 100) for step in range(1, 8)] == [16, 8, 4, 2, 1, 1, 1]
-    assert reach_of(1, 5) == 1
+def test_the_next_factor_is_beside_the_best() -> None:
+    assert next_factor({}) == 1.0
+    assert next_factor({1.0: 3.0}) == 0.5
+    assert next_factor({1.0: 3.0, 0.5: 4.0}) == 2.0
+    assert next_factor({1.0: 3.0, 0.5: 2.0}) == 0.25
+    assert next_factor({1.0: 3.0, 0.5: 4.0, 2.0: 1.0}) == 4.0
+    assert next_factor({1.0: 3.0, 0.5: 4.0, 2.0: 5.0}) == pytest.approx(2.0**-0.5)
+    assert next_factor({1.0: 3.0, 0.5: 4.0, 2.0: 5.0, 2.0**-0.5: 6.0}) == pytest.approx(2.0**0.5)
 
 
 def test_the_least_cost_for_so_many_changes(calibration: Calibration) -> None:
@@ -143,10 +174,8 @@ def test_the_least_cost_is_searched_by_halving(
     def changed(widths: Mapping[str, Any]) -> float:
         return 10.0 * sum(8 - bits for bits in widths.values()) / len(widths)
 
-    def damages_of(alone: Widths, in_float: OnGrids, states: Mapping[Width, OnGrids]) -> Damages:
-        assert set(alone.values()) == {"float"}
-        assert in_float.qparams == {}
-        assert list(states) == [2, 4, 8]
+    def damages_of(weights: Mapping[Width, OnGrids], activations: Mapping[Width, OnGrids]) -> Damages:
+        assert list(weights) == list(activations) == [2, 4, 8]
         return damages
 
     monkeypatch.setattr(search_widths, "damage_and_changes", lambda _graph, state, _: (0.5, changed(state)))

@@ -67,14 +67,18 @@ def test_no_assignment_within_the_caps_does_less_damage(
         assert sum(damages[name][width] for name, width in found.items()) <= least * (1 + 1e-3) + 1e-6
 
 
-def test_near_and_tried() -> None:
+def test_what_was_tried_is_not_found_again() -> None:
     names = ("w1", "w2", "a1", "a2")
-    damages = {name: dict(zip(WIDTHS, (4.0 - i, 2.0, 1.0, 0.0), strict=True)) for i, name in enumerate(names)}
-    groups, start = [(name,) for name in names], dict.fromkeys(names, 2)
-    one = least_damage(damages, groups, SIZE, {}, near=(start, 1))
-    assert one == {**start, "w1": "float"}
-    other = least_damage(damages, groups, SIZE, {}, near=(start, 1), tried=[one])
-    assert other == {**start, "w2": "float"}
+    damages = {name: {2: two, 4: 1.0} for name, two in zip(names, (2.0, 2.5, 3.2, 3.4), strict=True)}
+    groups, found = [(name,) for name in names], list[dict[str, object]]()
+    for _ in range(4):
+        following = least_damage(damages, groups, SIZE, {}, tried=found)
+        assert following is not None
+        found.append(following)
+    best = dict.fromkeys(names, 4)
+    assert found == [best, {**best, "w1": 2}, {**best, "w2": 2}, {**best, "a1": 2}]
+    only = {name: {2: 1.0} for name in names}
+    assert least_damage(only, groups, SIZE, {}, tried=[dict.fromkeys(names, 2)]) is None
 
 
 def test_more_bits_do_no_more_damage() -> None:
