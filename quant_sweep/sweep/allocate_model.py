@@ -28,7 +28,8 @@ from quant_sweep.sweep.prepare import Prepared
 from quant_sweep.sweep.quantize_model import on_grids
 from quant_sweep.sweep.recover_model import judging_images
 
-_IGNORED = ("engine", "engine_chosen", "budget", "steps")  # what no network on grids depends on
+# What the damage of a tensor does not depend on; each width is tried, whatever `bits` says.
+_IGNORED = ("engine", "engine_chosen", "budget", "steps", "weight_bits", "activation_bits")
 
 
 def check_allocation(point: Point) -> None:

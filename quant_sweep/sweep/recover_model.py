@@ -31,6 +31,7 @@ from quant_sweep.sweep.prepare import Prepared
 log = logging.getLogger(__name__)
 
 _APART = ("engine", "engine_chosen", "metric", "metric_function")  # what a recovery does not depend on
+_SAID = ("weight_bits", "activation_bits", "overrides")  # how the widths of tensors were said
 _JUDGES = 512  # images; fewer cannot tell two good networks apart
 _SECONDS_BETWEEN_STATES = 60.0  # of a recovery that learns
 
@@ -130,9 +131,10 @@ def float_network(prepared: Prepared, steps: Mapping[str, Step]) -> QuantGraph:
 
 def recovered_key(prepared: Prepared, names: list[str]) -> str:
     """Hash of all that decides what these recoveries make, one after another."""
-    contents = {key: value for key, value in prepared.contents().items() if key not in _APART}
+    contents = {key: value for key, value in prepared.contents().items() if key not in (*_APART, *_SAID)}
     settings = prepared.point.settings["recovery"]
-    return content_key({**contents, "recovery": [[name, settings[name]] for name in names]})
+    widths = {name: spec.bits for name, spec in prepared.specs.items()}
+    return content_key({**contents, "widths": widths, "recovery": [[name, settings[name]] for name in names]})
 
 
 def write_recovered(path: Path, made: Recovered, quantized: OnGrids) -> None:

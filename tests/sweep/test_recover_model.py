@@ -42,6 +42,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     )
 
 
+def test_the_key_knows_widths_and_not_how_they_were_said(config: Config) -> None:
+    def key(*overrides: str) -> str:
+        return recovered_key(prepare(read_point(config("recovery=bias", *overrides))), ["bias"])
+
+    names = prepare(read_point(config())).graph.names
+    said = "{" + ", ".join(f"{name}: 4" for name in names) + "}"
+    assert key() == key("bits=8", f"overrides={said}") == key("weight_bits=4", f"overrides={{{names[0]}: 4}}")
+    assert (
+        len({key(), key("bits=3"), key(f"overrides={{{names[0]}: 5}}"), key(f"overrides={{{names[0]}: float}}")}) == 4
+    )
+
+
 def same(one: OnGrids, other: OnGrids) -> bool:
     graphs = [state.graph.graph for state in (one, other)]
     return (
