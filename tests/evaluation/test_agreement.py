@@ -10,9 +10,11 @@ from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
+from quant_sweep.data.base import ImageSet, data_set, decoded
 from quant_sweep.engines import Int8, Simulate
 from quant_sweep.engines.int8 import IntegerNetwork
-from quant_sweep.evaluation.agreement import EngineAgreement, _same, compare_with_simulation
+from quant_sweep.evaluation import agreement as agreement_of_engines
+from quant_sweep.evaluation.agreement import EngineAgreement, _same, compare_some_images, compare_with_simulation
 from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -38,6 +40,22 @@ def test_the_engines_agree(prepared) -> None:
     simulated = Simulate().build(graph, qparams)(batch).argmax(dim=1)
     same = (network(batch).argmax(dim=1) == simulated).sum().item()
     assert agreement.same_class == pytest.approx(100 * same / 8)
+
+
+@pytest.mark.parametrize(("worth", "compared", "seen"), [(3.5, 3, 8), (9, 9, 9), (0.5, 1, 8), (1000, 32, 32)])
+def test_the_larger_the_network_the_fewer_images_are_compared(
+    prepared, monkeypatch: pytest.MonkeyPatch, worth: float, compared: int, seen: int
+) -> None:
+    graph, qparams, network = prepared
+    pixels = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    split = ImageSet(pixels, torch.zeros(40, dtype=torch.int64))
+    data = data_set("some", decoded(["a"], split, split), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    an_image = sum(codes.numel() for codes in network.codes(data.normalize(pixels[:1])).values())
+    monkeypatch.setattr(agreement_of_engines, "_COMPARED_CODES", int(worth * an_image))
+    found = compare_some_images(network, graph, qparams, data)
+    assert (found.images, found.compared_codes) == (seen, compared * an_image)
+    expected = compare_with_simulation(network, graph, qparams, data.normalize(pixels[:seen]), compared)
+    assert (found.lsb, found.differing, found.same_class) == (expected.lsb, expected.differing, expected.same_class)
 
 
 def test_a_tensor_that_is_wrong_is_found_and_those_behind_it_are_not_blamed(prepared) -> None:
