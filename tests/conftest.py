@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,6 +22,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # torch traces every export for whoever listens, thousands of records that pytest would keep.
 logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 logging.getLogger("torch.__trace").propagate = False
+
+# Below nohup it is ignored, and would be in all commands that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
