@@ -23,8 +23,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 logging.getLogger("torch.__trace").propagate = False
 
-# Below nohup it is ignored, and would be in all commands that tests start.
+# Below nohup one is ignored, behind & in a script the other, and so they would be in all commands that tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
