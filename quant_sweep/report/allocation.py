@@ -30,8 +30,8 @@ class AllocationTable:
         title: model, scheme, observer, recovery.
         budget: as it was typed.
         images: on how many images that no recovery saw.
-        rows: columns name, damage, changed (percent of classes), megabytes (weights), bit_operations (10**9),
-            chosen (true or false); in the order in which they were made.
+        rows: columns name, damage (divergence at temperature 4), changed (percent of classes), megabytes (weights),
+            bit_operations (10**9), chosen (true or false); in the order in which they were made.
         widths: columns name, kind, numbers, bits; one row per tensor, of the choice.
         command: what evaluates the choice.
     """

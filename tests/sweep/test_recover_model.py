@@ -49,9 +49,8 @@ def test_the_key_knows_widths_and_not_how_they_were_said(config: Config) -> None
     names = prepare(read_point(config())).graph.names
     said = "{" + ", ".join(f"{name}: 4" for name in names) + "}"
     assert key() == key("bits=8", f"overrides={said}") == key("weight_bits=4", f"overrides={{{names[0]}: 4}}")
-    assert (
-        len({key(), key("bits=3"), key(f"overrides={{{names[0]}: 5}}"), key(f"overrides={{{names[0]}: float}}")}) == 4
-    )
+    others = ("bits=3", f"overrides={{{names[0]}: 5}}", f"overrides={{{names[0]}: float}}")
+    assert len({key(), *map(key, others)}) == 4
 
 
 def same(one: OnGrids, other: OnGrids) -> bool:
