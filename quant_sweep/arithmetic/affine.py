@@ -64,7 +64,7 @@ def grid_of_range(lo: Tensor, hi: Tensor, spec: QuantSpec) -> tuple[Tensor, Tens
     scale = _scale_of_width(width, spec.steps)
     if spec.symmetric:
         return scale, torch.full_like(scale, 0 if spec.signed else (spec.qmin + spec.qmax + 1) // 2)
-    return scale, (spec.qmin - torch.round(lo / scale)).clamp(spec.qmin, spec.qmax)
+    return scale, spec.qmin - torch.round(lo / scale)  # lo / scale lies between -steps and 0
 
 
 def _check_range(lo: Tensor, hi: Tensor) -> None:

@@ -130,3 +130,11 @@ def check_positive(method: Recovery, *names: str) -> None:
         value = getattr(method, name)
         if not fits(value, float) or not 0 < value < 100:
             raise InputError(f"{name}={value!r}: allowed are numbers above 0 and below 100")
+
+
+def check_share(method: Recovery, *names: str) -> None:
+    """Refuse settings that are no numbers from 0 to 1; raises InputError."""
+    for name in names:
+        value = getattr(method, name)
+        if not fits(value, float) or not 0 <= value <= 1:
+            raise InputError(f"{name}={value!r}: allowed are numbers from 0 to 1")

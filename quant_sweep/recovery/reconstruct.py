@@ -17,7 +17,7 @@ from torch import Tensor
 from quant_sweep.arithmetic.affine import along_channels
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import QuantGraph
-from quant_sweep.recovery.base import OnGrids, Recovery, check_positive, check_whole
+from quant_sweep.recovery.base import OnGrids, Recovery, check_positive, check_share, check_whole
 from quant_sweep.recovery.moments import damped, fitted, moments_of
 from quant_sweep.recovery.rounding import Levels, round_weights
 from quant_sweep.recovery.rows import rows_of_weight, scales_of_rows, weight_of_rows
@@ -36,24 +36,27 @@ class Reconstruct(Recovery):
         damp: how much the float weights count against what the rows say, as a share of the mean square of what a
             layer reads; above 0.
         sweeps: over the codes, after they were first rounded; from 0.
+        rescale: how far the steps of activations follow the tensors, which become smaller, see `walk`; from 0 to 1.
         seed: of the draw of rows.
 
     Raises:
         InputError: a value is not allowed.
     """
 
-    rows: int = 16384
+    rows: int = 65536
     damp: float = 0.01
     sweeps: int = 4
+    rescale: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self, rows=1, sweeps=0, seed=0)
         check_positive(self, "damp")
+        check_share(self, "rescale")
 
     def recover(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> OnGrids:
         generator = torch.Generator().manual_seed(self.seed)
-        return walk(original, quantized, batches, lambda layer: self._weight(layer, generator))
+        return walk(original, quantized, batches, lambda layer: self._weight(layer, generator), self.rescale)
 
     def _weight(self, layer: Layer, generator: torch.Generator) -> tuple[Tensor, QParams]:
         spec = layer.grid.spec

@@ -7,6 +7,10 @@ output channel that of the float network.
 Where a layer's output goes into a sum alone, the sum is what has to come out: the layer then aims at the float sum less
 what the quantized network adds to it. The other operand is therefore computed first, where it can be.
 
+A layer that is fitted by least squares to a noisy input makes smaller outputs than the float network does. With few
+bits tensors become a third smaller, and the steps that were chosen for the float network are then too wide. So the
+steps can follow the tensors.
+
 Sources: Finkelstein et al. 2019, arXiv:1906.03193, for the biases; the sum is that of AdaRound's blocks made exact.
 Leaves out: weights that several layers share, which stay as they are.
 """
@@ -61,7 +65,9 @@ Choose: TypeAlias = Callable[[Layer], tuple[Tensor, QParams]]  # the weight, nea
 
 @torch.no_grad()
 @full_precision()
-def walk(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor], choose: Choose) -> OnGrids:
+def walk(
+    original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor], choose: Choose, rescale: float = 0.0
+) -> OnGrids:
     """Choose the weight of every layer, and give each the bias that makes the means of its outputs right.
 
     Args:
@@ -69,8 +75,10 @@ def walk(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor], ch
         quantized: the same on grids.
         batches: inputs, float32 (n, ...) each; what both networks make of all of them is kept until it was read.
         choose: is called for each layer in turn.
+        rescale: how far the step of a tensor follows it: to its root mean square here, divided by that in the float
+            network, to this power. 0 keeps the step, 1 the number of steps that the tensor spans.
     """
-    return _Walk(original, quantized, batches, choose).run()
+    return _Walk(original, quantized, batches, choose, rescale).run()
 
 
 Values: TypeAlias = dict[str, list[Any]]  # by the name of the tensor, what comes of each batch
@@ -80,18 +88,21 @@ Values: TypeAlias = dict[str, list[Any]]  # by the name of the tensor, what come
 class _Walk:
     """The two networks as far as they are computed."""
 
-    def __init__(self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor], choose: Choose) -> None:
+    def __init__(
+        self,
+        original: QuantGraph,
+        quantized: OnGrids,
+        batches: Sequence[Tensor],
+        choose: Choose,
+        rescale: float,
+    ) -> None:
         device = batches[0].device
         self.original, self.graph = original.graph, quantized.graph.graph
-        self.quantized, self.choose, self.count = quantized, choose, len(batches)
+        self.quantized, self.choose, self.rescale, self.count = quantized, choose, rescale, len(batches)
         self.qparams = {name: grid.to(device) for name, grid in quantized.qparams.items()}
         self.weights = {q.name for q in quantized.graph.weights if q.name in self.qparams}
-        self.grids = {
-            (q.name, reader): FakeQuantize(self.qparams[q.name])
-            for q in quantized.graph.activations
-            if q.name in self.qparams
-            for reader in q.readers
-        }
+        self.readers = {q.name: q.readers for q in quantized.graph.activations if q.name in self.qparams}
+        self.grids = {name: FakeQuantize(self.qparams[name]) for name in self.readers}
         self.float_constants = {name: value.to(device) for name, value in self.original.constants.items()}
         self.constants = {name: value.to(device) for name, value in self.graph.constants.items()}
         self.nodes = {node.name: node for node in self.graph.nodes}
@@ -111,6 +122,8 @@ class _Walk:
                 self._layer(node)
             else:
                 self.here[node.name] = [self._computed(node, i) for i in range(self.count)]
+            if self.rescale and node.name in self.grids:
+                self._rescale(node.name)
             for name in dict.fromkeys(node.inputs):
                 unread[name] -= 1
                 if not unread[name] and name not in self.graph.constants:
@@ -138,10 +151,18 @@ class _Walk:
                 else self.constants[name]
             )
         value = self.here[name][i]
-        return self.grids[name, reader](value) if (name, reader) in self.grids else value
+        return self.grids[name](value) if reader in self.readers.get(name, ()) else value
 
     def _computed(self, node: Node, i: int) -> Any:
         return node.operation(*(self._read(name, node.name, i) for name in node.inputs))
+
+    def _rescale(self, name: str) -> None:
+        """Let the step of a tensor follow it."""
+        ratio = _norm(self.here[name]) / _norm(self.float[name]).clamp(min=torch.finfo(torch.float64).tiny)
+        if ratio > 0:
+            grid = self.qparams[name]
+            self.qparams[name] = replace(grid, scale=grid.scale * (ratio**self.rescale).to(grid.scale))
+            self.grids[name] = FakeQuantize(self.qparams[name])
 
     # -- layers --
 
@@ -211,7 +232,7 @@ def in_order(graph: Graph) -> Iterator[Node]:
         add = added_to(graph, node) if isinstance(node.operation, Weighted) else None
         if add is not None:
             other = other_operand(add, name)
-            if other not in waiting and name not in _ancestors(graph, other):
+            if other not in waiting:
                 waiting.add(name)
                 yield from with_what_it_reads(other)
         if name not in done:
@@ -222,19 +243,15 @@ def in_order(graph: Graph) -> Iterator[Node]:
         yield from with_what_it_reads(node.name)
 
 
-def _ancestors(graph: Graph, name: str) -> set[str]:
-    found, unseen = set[str](), [name]
-    while unseen:
-        node = graph.node.get(unseen.pop())
-        new = [] if node is None else [read for read in node.inputs if read not in found]
-        found.update(new)
-        unseen += new
-    return found
-
-
 def channel_means(batches: Sequence[Tensor], axis: int) -> Tensor:
     """Mean of every channel over all else, float64 (channels,)."""
     sums = sum(batch.transpose(0, axis).flatten(1).sum(dim=1, dtype=torch.float64) for batch in batches)
     count = sum(batch.numel() // batch.shape[axis] for batch in batches)
     assert isinstance(sums, Tensor)
     return sums / count
+
+
+def _norm(batches: Sequence[Tensor]) -> Tensor:
+    """Of all values together, float64."""
+    norms = torch.stack([torch.linalg.vector_norm(batch) for batch in batches])
+    return torch.linalg.vector_norm(norms, dtype=torch.float64)

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from small_networks import SlowTwin, images, shaken, tiny
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quant_sweep.arithmetic.affine import fake_quantize, qparams_from_range
-from quant_sweep.calibration.sequential import calibrate_sequentially
+from quant_sweep.calibration.sequential import _ReestimatingBatchNorm, calibrate_sequentially
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, Network, capture
+from quant_sweep.graph.operations import BatchNorm
 from quant_sweep.observers import MinMax, MovingAverage
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 
@@ -91,7 +93,7 @@ class Deep(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1, self.relu1 = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU()
-        self.conv2, self.bn2, self.relu2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, momentum=0.3), nn.ReLU()
+        self.conv2, self.bn2, self.relu2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, 0.1, 0.3), nn.ReLU()
         self.conv3, self.relu3, self.pool = nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
         self.flatten, self.linear1, self.bn3 = nn.Flatten(), nn.Linear(24, 5), nn.BatchNorm1d(5, affine=False)
         self.relu4, self.linear2 = nn.ReLU(), nn.Linear(5, 4)
@@ -146,6 +148,18 @@ def test_statistics_are_those_that_training_would_estimate() -> None:
     evaluated = Simulate().build(calibration.graph, qparams)(BATCHES[1])
     assert torch.equal(evaluated, SlowTwin(calibration.graph, qparams).run(BATCHES[1]))
     assert not torch.equal(evaluated, Simulate().build(graph, qparams)(BATCHES[1]))
+
+
+def test_statistics_stay_where_they_are_while_images_lie_on_a_gpu() -> None:
+    """Fake tensors have a device and no values."""
+    norm = BatchNorm(0.1, 1e-5)
+    with FakeTensorMode() as mode:
+        mean, variance = (mode.from_tensor(torch.ones(4)) for _ in range(2))
+        x, gamma, beta = (
+            mode.from_tensor(t).to("cuda") for t in (torch.ones(2, 4, 3, 3), torch.ones(4), torch.ones(4))
+        )
+        made = _ReestimatingBatchNorm(norm, mean, variance)(x, gamma, beta)
+    assert (made.device.type, mean.device.type, variance.device.type) == ("cuda", "cpu", "cpu")
 
 
 def test_cumulative_statistics_are_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+import torch.nn.functional as F
 from engine_networks import (
     CHECKPOINT,
     LARGE,
@@ -204,6 +205,25 @@ def test_small_networks_of_mixed_widths(network: str, fusion: Fusion, scheme: st
     graph = captured(SMALL[network], fusion, 20)
     qparams = quantized(graph, images(4, size=20), SCHEMES[scheme], mixed_widths(graph, seed, WEIGHT_BITS))
     assert_agrees(graph, qparams, images(4, seed=1, size=20))
+
+
+class CutBelow(nn.Module):
+    """A sum that is cut off below 0 and not at the end of its grid, which reaches as far down as up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layer, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.head((self.layer(x) + x).clamp(min=-0.1))
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+def test_a_sum_may_be_cut_off_anywhere(bits: int) -> None:
+    graph = captured(of(CutBelow), Fusion.conv_bn_relu)
+    qparams = quantized(graph, images(4), SYMMETRIC, BitWidths(min(bits, WEIGHT_BITS), bits, {}))
+    assert_agrees(graph, qparams, images(4, seed=1))
 
 
 @pytest.mark.slow

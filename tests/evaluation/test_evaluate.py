@@ -1,7 +1,9 @@
 """Predictions, accuracy, agreement; NaN never becomes a class."""
 
+import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.utils import _pytree as pytree
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.evaluation.evaluate import Evaluation, KeptOutputs, evaluate, evaluate_original, keep_outputs
-from quant_sweep.evaluation.metrics import Agreement, Top1
+from quant_sweep.evaluation.metrics import Agreement, Metric, SquaredError, Top1
 from quant_sweep.graph import Fusion, Network, capture
 
 
@@ -157,6 +159,21 @@ def test_nan_is_no_class(data: DataSet) -> None:
 
 def result(*predictions: int) -> Evaluation:
     return Evaluation(torch.tensor(predictions), torch.zeros(len(predictions), dtype=torch.int64), 1.0)
+
+
+@pytest.mark.parametrize(("metric", "sign"), [(Top1(), 1), (SquaredError(target="float"), -1)])
+def test_what_was_lost_counts_in_the_direction_of_the_metric(metric: Metric, sign: int) -> None:
+    """Above 0 where it is worse than in float; its error is that of the difference, sample by sample."""
+    generator = torch.Generator().manual_seed(0)
+    here, there = (torch.rand(50, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    made, original = (Evaluation(None, None, 1.0, metric=metric, statistics=statistics) for statistics in (here, there))
+    lost, error = made.drop(original)
+    assert lost == pytest.approx(sign * float(there.mean() - here.mean()))
+    assert error == pytest.approx(float((there - here).std()) / math.sqrt(50))
+    without = replace(made, statistics=None, measured=3.0)
+    for one, other in ((without, original), (original, without)):
+        lost, error = one.drop(other)
+        assert (lost, error) == (pytest.approx(sign * (other.value - one.value)), None)
 
 
 def test_agreement() -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from own_package.metrics import box_error
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from quant_sweep import PSNR, Agreement, Custom, LogitSQNR, MeanIoU, Metric, SquaredError, Top1, TopK, metric
 from quant_sweep.errors import InputError
@@ -93,6 +95,18 @@ def test_gradients_are_those_of_the_values(name: str) -> None:
         mean = mean.index_fill(0, torch.tensor([0, CLASSES]), 0.0)  # a class that does not occur
     wanted = torch.autograd.functional.jacobian(measured.value, mean)
     torch.testing.assert_close(measured.gradient(mean), wanted, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_outputs_may_lie_on_a_gpu_and_all_else_beside_it(name: str) -> None:
+    """Fake tensors have a device and no values; operations refuse those of two devices."""
+    measured, batch, _ = TWINS[name]
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
+        fake = [mode.from_tensor(t) for t in (batch.outputs, batch.original, batch.labels)]
+        outputs = fake[0].to("cuda")
+        with pytest.raises(RuntimeError, match="device"):
+            outputs + fake[1]
+        assert len(measured.statistics(Batch(outputs, fake[1], None, fake[2]))) == COUNT
 
 
 def test_paired_differences_have_smaller_errors() -> None:

@@ -1,6 +1,8 @@
 """Running again with other functions and constants: the same as building that network, and only what changes is
 computed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import random_images
@@ -58,6 +60,17 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c(self.a(x) + self.b(x))
+
+
+def test_a_description_tells_what_reads_what() -> None:
+    """Stored results are found by it."""
+    graph = captured(cifar_resnet20, Fusion.bn).graph
+    said = {graph.described()}
+    for i, node in enumerate(graph.nodes):
+        other = replace(node, inputs=("input", *node.inputs[1:]) if node.inputs[0] != "input" else ("relu.output",))
+        said.add(replace(graph, nodes=(*graph.nodes[:i], other, *graph.nodes[i + 1 :])).described())
+    assert len(said) == 1 + len(graph.nodes)
+    assert replace(graph, outputs=("relu.output",)).described() not in said
 
 
 @torch.no_grad()

@@ -104,6 +104,15 @@ def test_it_helps_images_that_it_did_not_see(codes: bool) -> None:
         assert damage(original, made, test) < damage(original, before, test)
 
 
+def test_steps_of_activations_alone_are_learned_where_weights_are_in_float() -> None:
+    original, quantized = on_grids(tiny(), images(64), bits=3)
+    weights = {q.name for q in original.weights}
+    before = OnGrids(quantized.graph, {name: grid for name, grid in quantized.qparams.items() if name not in weights})
+    made = Distill(steps=40).recover(original, before, [images(64)])
+    assert made.qparams.keys() == before.qparams.keys()
+    assert damage(original, made, [images(64, seed=5)]) < damage(original, before, [images(64, seed=5)])
+
+
 def test_is_seeded() -> None:
     original, quantized = on_grids(tiny(), images(16), bits=3)
     results = []
@@ -193,6 +202,7 @@ def test_the_rate_rises_and_falls() -> None:
         ({"steps": 0}, "steps=0: allowed are whole numbers from 1"),
         ({"images": 0}, "images=0: allowed are whole numbers from 1"),
         ({"batch_size": 1.5}, r"batch_size=1\.5: "),
+        ({"seed": -1}, "seed=-1: allowed are whole numbers from 0"),
         ({"rate": -1}, "rate=-1: allowed are numbers from 0"),
         ({"temperature": 0.5}, r"temperature=0\.5: allowed are numbers from 1"),
     ],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 import torch.nn.functional as F
 from layer_networks import on_grids, several
@@ -9,12 +10,16 @@ from small_networks import SlowTwin, images
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph import Network
+from quant_sweep.graph import INPUT, Network
 from quant_sweep.recovery.walk import Layer, channel_means, in_order, walk
 
 
 def unchanged(layer: Layer) -> tuple[Tensor, QParams]:
     return layer.weight, layer.grid
+
+
+def smaller(layer: Layer) -> tuple[Tensor, QParams]:
+    return 0.8 * layer.weight, layer.grid
 
 
 def test_what_is_added_to_a_layer_comes_before_it() -> None:
@@ -50,6 +55,31 @@ def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
             add = next(reader for reader in made.graph.graph.readers[name])
             target = target + wanted[added[name]] - twin._read(added[name], add.name)
         torch.testing.assert_close(torch.cat(list(layer.targets)), target, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_steps_follow_the_tensors(power: float) -> None:
+    """All that the network computes; they become smaller where weights are."""
+    graph, quantized = on_grids(several(), images(8), bits=4)
+    made = walk(graph, quantized, [images(8)[:3], images(8)[3:]], smaller, power)
+    twin = SlowTwin(made.graph, made.qparams)
+    twin.run(images(8))
+    wanted = Network(graph.graph).values(images(8), keep=lambda _: True)
+    names = [q.name for q in graph.activations]
+    assert len(names) > 5
+    for name in names:
+        ratio = 1.0 if name == INPUT else float(twin.values[name].double().norm() / wanted[name].double().norm())
+        assert (name == INPUT) == (ratio == 1.0)
+        before, after = quantized.qparams[name], made.qparams[name]
+        assert float(after.scale / before.scale) == pytest.approx(ratio**power, rel=1e-4), name
+        assert torch.equal(after.zero_point, before.zero_point)
+
+
+def test_the_step_of_a_tensor_of_zeros_stays() -> None:
+    graph, quantized = on_grids(several(), images(8), bits=4)
+    made = walk(graph, quantized, [torch.zeros(4, 3, 16, 16)], lambda layer: (0 * layer.weight, layer.grid), 1.0)
+    scales = torch.stack([made.qparams[q.name].scale for q in graph.activations])
+    assert bool((scales.isfinite() & (scales > 0)).all())
 
 
 class Shared(nn.Module):
