@@ -253,5 +253,5 @@ def channel_means(batches: Sequence[Tensor], axis: int) -> Tensor:
 
 def _norm(batches: Sequence[Tensor]) -> Tensor:
     """Of all values together, float64."""
-    norms = torch.stack([torch.linalg.vector_norm(batch) for batch in batches])
-    return torch.linalg.vector_norm(norms, dtype=torch.float64)
+    norm: Tensor = torch.stack([torch.linalg.vector_norm(batch) for batch in batches]).double().norm()
+    return norm
