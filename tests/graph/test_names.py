@@ -147,6 +147,13 @@ def test_layers_that_share_a_parameter_have_a_weight_each() -> None:
     assert [q.name for q in graph.weights] == ["0.weight", "2.weight"]
 
 
+def test_what_else_reads_a_layer_s_weight_reads_one_copy_in_float() -> None:
+    line = nn.Linear(3, 3, bias=False)
+    reads = Called(lambda m, x: m.line(x)[:, None] * m.line.weight + x.relu()[:, None] * m.line.weight, line=line)
+    graph = graphs(reads, torch.randn(4, 3))[Fusion.none].graph
+    assert set(graph.constants) == {"line.weight", "line_1.weight"}
+
+
 def test_transposed_convolutions_have_their_outputs_on_axis_0() -> None:
     graph = graphs(nn.Sequential(nn.ConvTranspose2d(3, 8, 2), nn.ConvTranspose2d(8, 6, 3, groups=2)), random_images())
     constants = graph[Fusion.bn].graph.constants
