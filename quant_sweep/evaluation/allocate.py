@@ -53,6 +53,7 @@ def allocate(
     Raises:
         InputError: no assignment keeps to the budget, or a value is not allowed.
     """
+    check_recoveries({type(method).__name__: method for method in recovery})
     if calibration.batches is None:
         raise InputError("allocate: it reads the images again; give calibrate() a list or tuple of batches")
     graph, batches = calibration.graph, calibration.batches
@@ -73,6 +74,23 @@ def allocate(
         damages=lambda weights, activations: tensor_damages(graph, weights, activations, choices, kept_out),
     )
     return search.run(budget, steps)
+
+
+def check_recoveries(recoveries: Mapping[str, Recovery]) -> None:
+    """Refuse methods whose weights fit a float network of their own: a tensor is measured among those of the original.
+
+    Args:
+        recoveries: by the name that the person gave.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name, method in recoveries.items():
+        if type(method).same_network is not Recovery.same_network:
+            raise InputError(
+                f"recovery={name}: the search for widths measures each tensor in the float network, whose channels this "
+                "method scales; allowed are the methods that leave them as they are"
+            )
 
 
 def judging_batches(batches: Iterable[Tensor]) -> list[Tensor]:

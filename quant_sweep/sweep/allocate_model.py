@@ -11,7 +11,7 @@ import torch
 
 from quant_sweep.engines import Auto, Flow, Simulate
 from quant_sweep.errors import InputError
-from quant_sweep.evaluation.allocate import in_batches, judging_batches, width_choices
+from quant_sweep.evaluation.allocate import check_recoveries, in_batches, judging_batches, width_choices
 from quant_sweep.evaluation.budget import Budget
 from quant_sweep.evaluation.search_widths import Allocation, Choices, Search
 from quant_sweep.evaluation.tensor_damages import Damages, Widths, tensor_damages
@@ -48,6 +48,7 @@ def check_allocation(point: Point) -> None:
         raise InputError(f"steps={settings['steps']!r}: allowed are whole numbers from 1 to 100")
     if not isinstance(settings["widths"], Sequence) or isinstance(settings["widths"], str):
         raise InputError(f"widths={settings['widths']!r}: allowed is a list of bits, [2,3,4,8,{FLOAT}]")
+    check_recoveries(point.recoveries)
     if isinstance(settings["calibration"]["images"], int):
         check_enough(settings["calibration"]["images"])
 

@@ -50,6 +50,7 @@ def test_a_search_leaves_a_run_and_a_file_for_the_sweep(tmp_path: Path, checkpoi
         (["steps=0"], "steps=0: allowed are whole numbers from 1 to 100"),
         (["widths=4"], "widths=4: allowed is a list of bits"),
         (["engine=builtin", "bits=8", "observer=hist"], "engine=builtin: it has its own flow and one width"),
+        (["recovery=[equalize,reconstruct]"], "recovery=equalize: the search for widths measures each tensor"),
         (["calibration.images=7"], "calibration.images=7: recovery keeps every 8th image"),
     ],
 )

@@ -22,7 +22,7 @@ from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.allocation import least_damage, network_size
 from quant_sweep.quantization.quantize import quantize, recovered
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Width, assign_specs
-from quant_sweep.recovery import Bias, OnGrids
+from quant_sweep.recovery import Bias, Equalize, OnGrids, Reconstruct
 from quant_sweep.recovery.recover import damage
 
 
@@ -235,6 +235,11 @@ def test_other_layers() -> None:
 def test_budgets_that_are_none(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_budget(given)
+
+
+def test_tensors_of_a_network_with_other_channels_are_refused(calibration: Calibration) -> None:
+    with pytest.raises(InputError, match=r"^recovery=Equalize: the search for widths measures each tensor"):
+        allocate(calibration, budget=Budget(like_uniform=4), observer=MSE(), recovery=[Equalize(), Reconstruct()])
 
 
 def test_what_cannot_be_kept_to(calibration: Calibration) -> None:
