@@ -88,8 +88,8 @@ def check_recoveries(recoveries: Mapping[str, Recovery]) -> None:
     for name, method in recoveries.items():
         if type(method).same_network is not Recovery.same_network:
             raise InputError(
-                f"recovery={name}: the search for widths measures each tensor in the float network, whose channels this "
-                "method scales; allowed are the methods that leave them as they are"
+                f"recovery={name}: the search for widths measures each tensor in the float network, whose channels "
+                "this method scales; allowed are the methods that leave them as they are"
             )
 
 

@@ -89,8 +89,7 @@ def _unchanged(x: Tensor) -> Tensor:
 def _swapped(original: QuantGraph, other: OnGrids, weight: str, layers: Sequence[str]) -> dict[str, Tensor]:
     """A weight of another network, with the bias that its layer has there."""
     graph, there = original.graph, other.graph.graph
-    value = there.constants[weight]
-    made = {weight: fake_quantize(value, other.qparams[weight]) if weight in other.qparams else value}
+    made = {weight: fake_quantize(there.constants[weight], other.qparams[weight])}
     if len(layers) > 1 or len(graph.node[layers[0]].inputs) < 3:
         return made
     bias, theirs = graph.node[layers[0]].inputs[2], there.node[layers[0]].inputs[2:]
