@@ -308,6 +308,15 @@ def test_images_that_come_together_are_computed_as_if_alone() -> None:
         assert torch.equal(network(batch), torch.cat([network(image) for image in batch.split(1)]))
 
 
+def test_as_many_images_pass_at_once_as_stay_in_the_cache() -> None:
+    """4 MiB of the largest tensor, the float images here, but 16 to 64 images."""
+    graph = capture(of(Residuals)(), images(2, size=20), Fusion.conv_bn_relu)
+    qparams = quantized(graph, images(2, size=20), AFFINE, BitWidths(4, 4, {}))
+    for size, at_once in ((160, 16), (96, 2**22 // (3 * 96 * 96 * 4)), (20, 64)):
+        network = Int8().build(graph, qparams)
+        assert network._images_that_stay_in_cache(images(4, size=size)) == at_once
+
+
 def test_nan_becomes_no_number() -> None:
     graph = captured(tiny, Fusion.conv_bn_relu)
     network = Int8().build(graph, quantized(graph, images(4), AFFINE, BitWidths(WEIGHT_BITS, 8, {})))
