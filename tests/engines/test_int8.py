@@ -309,10 +309,10 @@ def test_images_that_come_together_are_computed_as_if_alone() -> None:
 
 
 def test_as_many_images_pass_at_once_as_stay_in_the_cache() -> None:
-    """4 MiB of the largest tensor, the float images here, but 16 to 64 images."""
+    """4 MiB of the largest tensor, here 8 channels in float, but 16 to 64 images."""
     graph = capture(of(Residuals)(), images(2, size=20), Fusion.conv_bn_relu)
     qparams = quantized(graph, images(2, size=20), AFFINE, BitWidths(4, 4, {}))
-    for size, at_once in ((160, 16), (96, 2**22 // (3 * 96 * 96 * 4)), (20, 64)):
+    for size, at_once in ((160, 16), (48, 2**22 // (8 * 48 * 48 * 4)), (20, 64)):
         network = Int8().build(graph, qparams)
         assert network._images_that_stay_in_cache(images(4, size=size)) == at_once
 
