@@ -1,5 +1,7 @@
 """Which quantizers there are, derived from the definition of each fusion rather than frozen from a run."""
 
+import math
+
 import pytest
 import small_networks
 import torch
@@ -17,7 +19,8 @@ from small_networks import cifar_resnet20
 from torch import Tensor, nn
 
 from quant_sweep.graph import Fusion, Network, QuantGraph, after_clamp, capture, insert_at_quantizers
-from quant_sweep.graph.operations import Weighted
+from quant_sweep.graph.operations import Call, Move, Other, Weighted
+from quant_sweep.graph.quantizers import kind_of
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 
@@ -438,3 +441,9 @@ def test_a_weight_with_several_readers(operation) -> None:
         for node in graph.graph.nodes:
             if not isinstance(node.operation, Weighted):
                 assert all(name in in_float for name in node.inputs if name in graph.graph.constants)
+
+
+def test_what_a_message_calls_an_operation() -> None:
+    for function, name in ((torch.ops.aten.softmax.int, "softmax"), (math.hypot, "hypot")):
+        assert kind_of(Other(Call(function, ()))) == name
+    assert kind_of(Move(Call(torch.ops.aten.flip.default, ()))) == "Move"
