@@ -157,11 +157,11 @@ class _Walk:
         return node.operation(*(self._read(name, node.name, i) for name in node.inputs))
 
     def _rescale(self, name: str) -> None:
-        """Let the step of a tensor follow it."""
-        ratio = _norm(self.here[name]) / _norm(self.float[name]).clamp(min=torch.finfo(torch.float64).tiny)
-        if ratio > 0:
+        """Let the step of a tensor follow it, unless one of the two networks has nothing but zeros there."""
+        here, before = _norm(self.here[name]), _norm(self.float[name])
+        if here > 0 and before > 0:
             grid = self.qparams[name]
-            self.qparams[name] = replace(grid, scale=grid.scale * (ratio**self.rescale).to(grid.scale))
+            self.qparams[name] = replace(grid, scale=grid.scale * ((here / before) ** self.rescale).to(grid.scale))
             self.grids[name] = FakeQuantize(self.qparams[name])
 
     # -- layers --
