@@ -177,7 +177,8 @@ def _write_package(folder: Path) -> None:
     for source in (ROOT / "tests" / "own_package").glob("*.py"):
         (package / source.name).write_text(source.read_text().replace("own_package", "my_package"))
     with (package / "nets.py").open("a") as file:
-        file.write("\n\nfrom torchvision.models import resnet18 as build\n")
+        file.write("\n\ndef build(num_classes: int) -> nn.Module:\n")
+        file.write("    import torchvision\n\n    return torchvision.models.resnet18(num_classes=num_classes)\n")
     with (package / "data.py").open("a") as file:
         file.write("\n\nPAIR = noise(3, 32, 32, seed=0), torch.arange(64) % 10\n\n\n")
         file.write("def build():\n    return PAIR, PAIR\n\n\n")
