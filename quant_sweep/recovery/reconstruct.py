@@ -1,8 +1,8 @@
 """`reconstruct`: weights are rounded so that each layer's output is as near to the float network's as it can be.
 
 For each layer in turn: the weights that make the float network's output of what the quantized network reads
-(`moments`), their codes and scales (`rounding`), and the bias that makes the means right (`walk`). No labels, and no
-gradients.
+(`moments`), their codes and scales (`rounding`), and the bias that makes the means right (`walk`). Steps of activations
+follow what the layers then make. No labels, and no gradients.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ output channel that of the float network.
 Where a layer's output goes into a sum alone, the sum is what has to come out: the layer then aims at the float sum less
 what the quantized network adds to it. The other operand is therefore computed first, where it can be.
 
-A layer that is fitted by least squares to a noisy input makes smaller outputs than the float network does. With few
-bits tensors become a third smaller, and the steps that were chosen for the float network are then too wide. So the
-steps can follow the tensors.
+A layer that is fitted by least squares to a noisy input makes smaller outputs than the float network does. The steps
+that were chosen for the float network are then too wide, so they can follow the tensors.
 
 Sources: Finkelstein et al. 2019, arXiv:1906.03193, for the biases; the sum is that of AdaRound's blocks made exact.
 Leaves out: weights that several layers share, which stay as they are.
@@ -75,7 +74,7 @@ def walk(
         quantized: the same on grids.
         batches: inputs, float32 (n, ...) each; what both networks make of all of them is kept until it was read.
         choose: is called for each layer in turn.
-        rescale: how far the step of a tensor follows it: to its root mean square here, divided by that in the float
+        rescale: the step of an activation is multiplied by its root mean square here, divided by that in the float
             network, to this power. 0 keeps the step, 1 the number of steps that the tensor spans.
     """
     return _Walk(original, quantized, batches, choose, rescale).run()
@@ -89,12 +88,7 @@ class _Walk:
     """The two networks as far as they are computed."""
 
     def __init__(
-        self,
-        original: QuantGraph,
-        quantized: OnGrids,
-        batches: Sequence[Tensor],
-        choose: Choose,
-        rescale: float,
+        self, original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor], choose: Choose, rescale: float
     ) -> None:
         device = batches[0].device
         self.original, self.graph = original.graph, quantized.graph.graph
@@ -158,10 +152,10 @@ class _Walk:
 
     def _rescale(self, name: str) -> None:
         """Let the step of a tensor follow it, unless one of the two networks has nothing but zeros there."""
-        here, before = _norm(self.here[name]), _norm(self.float[name])
-        if here > 0 and before > 0:
+        here, in_float = _norm(self.here[name]), _norm(self.float[name])
+        if here > 0 and in_float > 0:
             grid = self.qparams[name]
-            self.qparams[name] = replace(grid, scale=grid.scale * ((here / before) ** self.rescale).to(grid.scale))
+            self.qparams[name] = replace(grid, scale=grid.scale * ((here / in_float) ** self.rescale).to(grid.scale))
             self.grids[name] = FakeQuantize(self.qparams[name])
 
     # -- layers --
@@ -220,7 +214,7 @@ def added_to(graph: Graph, layer: Node) -> Node | None:
 
 def in_order(graph: Graph) -> Iterator[Node]:
     """The nodes in an order in which they can be computed: that of the graph, except that what a layer's output is
-    added to comes before the layer, unless it is made of it."""
+    added to comes before the layer. It is not made of the layer, whose output the sum alone reads."""
     done, waiting = set[str](), set[str]()
 
     def with_what_it_reads(name: str) -> Iterator[Node]:
@@ -252,6 +246,6 @@ def channel_means(batches: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def _norm(batches: Sequence[Tensor]) -> Tensor:
-    """Of all values together, float64."""
+    """Root of the sum of all squares, float64 ()."""
     norm: Tensor = torch.stack([torch.linalg.vector_norm(batch) for batch in batches]).double().norm()
     return norm

@@ -152,7 +152,7 @@ def test_statistics_are_those_that_training_would_estimate() -> None:
 
 def test_statistics_stay_where_they_are_while_images_lie_on_a_gpu() -> None:
     """Fake tensors have a device and no values."""
-    norm = BatchNorm(0.1, 1e-5)
+    norm = BatchNorm(eps=1e-5, momentum=0.1)
     with FakeTensorMode() as mode:
         mean, variance = (mode.from_tensor(torch.ones(4)) for _ in range(2))
         x, gamma, beta = (
