@@ -10,7 +10,7 @@ few bits Finkelstein et al. 2019, arXiv:1906.03193.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -47,9 +47,7 @@ def _with_gain(layer: Layer) -> tuple[Tensor, QParams]:
     return layer.weight * along_channels(gain, layer.weight, layer.grid.spec.channel_axis), grid
 
 
-def _variances(batches: Sequence[Tensor], axis: int) -> Tensor:
+def _variances(batches: Iterable[Tensor], axis: int) -> Tensor:
     """Of every channel over all else, float64 (channels,)."""
-    about = channel_means(batches, axis)
-    shape = [1] * batches[0].dim()
-    shape[axis] = -1
-    return channel_means([(batch - about.to(batch.dtype).reshape(shape)).square() for batch in batches], axis)
+    about = channel_means(batches, axis).float()
+    return channel_means(((batch - along_channels(about, batch, axis)).square() for batch in batches), axis)

@@ -21,6 +21,8 @@ from torch import Tensor
 from quant_sweep.recovery.rows import sampled_rows
 from quant_sweep.recovery.walk import Layer
 
+_BLOCK = 128  # columns of H at once; it is symmetric, so what lies below its diagonal is not computed
+
 
 @final
 class Moments:
@@ -28,21 +30,32 @@ class Moments:
 
     def __init__(self) -> None:
         self._count = 0
-        self._about: tuple[Tensor, Tensor] | None = None
-        self._sums: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows: x float32 (groups, n, k), y (groups, n, out / groups)."""
-        self._about = self._about or (x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True))
+        if self._count == 0:
+            self._begin(x, y)
         x, y = x - self._about[0], y - self._about[1]
-        turned = x.transpose(1, 2)
-        new = [s.double() for s in (x.sum(dim=1), y.sum(dim=1), turned @ x, turned @ y)]
-        self._sums = [old + more for old, more in zip(self._sums, new, strict=True)] if self._sums else new
+        self._x += x.sum(dim=1)
+        self._y += y.sum(dim=1)
+        for start in range(0, x.shape[2], _BLOCK):
+            columns = slice(start, start + _BLOCK)
+            self._xx[:, columns, start:] += x[:, :, columns].transpose(1, 2) @ x[:, :, start:]
+        self._xy += x.transpose(1, 2) @ y
         self._count += x.shape[1]
+
+    def _begin(self, x: Tensor, y: Tensor) -> None:
+        self._about = x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True)
+        groups, k, out = len(x), x.shape[2], y.shape[2]
+        self._x, self._y, self._xx, self._xy = (
+            x.new_zeros(shape, dtype=torch.float64)
+            for shape in ((groups, k), (groups, out), (groups, k, k), (groups, k, out))
+        )  # of xx the blocks on the diagonal and above it
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """H, float64 (groups, k, k), and C, (groups, k, out / groups); at least one row was added."""
-        x, y, xx, xy = (total / self._count for total in self._sums)
+        xx = self._xx.triu() + self._xx.triu(1).transpose(1, 2)
+        x, y, xx, xy = (total / self._count for total in (self._x, self._y, xx, self._xy))
         return xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :]
 
 

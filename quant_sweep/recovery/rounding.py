@@ -59,10 +59,13 @@ def round_weights(w: Tensor, h: Tensor, levels: Levels, sweeps: int) -> tuple[Te
     base = least_squared_error_scale(w, levels)
     scales = torch.stack([base, *(base * factor for factor in _FACTORS)])  # (candidates, groups, channels)
     together = scales[1:].transpose(0, 1).flatten(1)  # (groups, factors * channels)
-    rounded = gptq(w.repeat(1, len(_FACTORS), 1), h, together, levels)
-    rounded = rounded.reshape(len(w), len(_FACTORS), *w.shape[1:]).transpose(0, 1)
-    candidates = torch.cat([nearest(w, base, levels)[None], rounded])  # (candidates, groups, channels, k)
-    chosen = _cheapest(cost(w, h, candidates, scales), levels)
+    rounded, costs = gptq(w.repeat(1, len(_FACTORS), 1), h, together, levels)
+    rounded = rounded.unflatten(1, (len(_FACTORS), -1)).transpose(0, 1)
+    costs = costs.unflatten(1, (len(_FACTORS), -1)).transpose(0, 1)
+    unmoved = nearest(w, base, levels)
+    candidates = torch.cat([unmoved[None], rounded])  # (candidates, groups, channels, k)
+    costs = torch.cat([cost(w, h, unmoved, base)[None], costs])
+    chosen = _cheapest(costs, levels)
     scale = scales.gather(0, chosen[None])[0]
     q = candidates.gather(0, chosen[None, ..., None].expand(1, *w.shape))[0]
     for _ in range(sweeps):
@@ -109,7 +112,7 @@ def nearest(w: Tensor, scale: Tensor, levels: Levels) -> Tensor:
     return (w / scale[..., None]).round().clamp(levels.qmin, levels.qmax)
 
 
-def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> Tensor:
+def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
     """Codes, each rounded once, in an order of falling H_kk, while the others make up for its error.
 
     Args:
@@ -118,25 +121,26 @@ def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> Tensor:
         scale: (groups, rows).
 
     Returns:
-        codes, shaped like w.
+        codes, shaped like w; their costs, shaped like scale: with H^-1 = U^T U, the sum of (error of a weight when it
+        is rounded / U_kk)^2.
     """
     order = h.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)  # (groups, k)
-    columns = order[:, None, :].expand(w.shape)
-    w = w.gather(2, columns)
     sorted_h = h.gather(1, order[:, :, None].expand(h.shape)).gather(2, order[:, None, :].expand(h.shape))
     u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(sorted_h)), upper=True)
-    codes = torch.empty_like(w)
-    for start in range(0, w.shape[2], _BLOCK):
-        stop = min(start + _BLOCK, w.shape[2])
-        block, errors = w[..., start:stop].clone(), torch.empty_like(w[..., start:stop])
+    w = w.transpose(1, 2)  # (groups, k, rows), as below: what is rounded at once lies side by side
+    places = order[:, :, None].expand(w.shape)
+    w, codes, costs = w.gather(1, places), w.new_empty(w.shape), torch.zeros_like(scale)
+    for start in range(0, w.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, w.shape[1])
+        block, errors = w[:, start:stop], w.new_empty(w[:, start:stop].shape)
         for i in range(stop - start):
-            row = u[:, start + i, start + i : stop]  # (groups, columns from here)
-            x = block[..., i]
-            codes[..., start + i] = (x / scale).round_().clamp_(levels.qmin, levels.qmax)
-            errors[..., i] = (x - codes[..., start + i] * scale) / row[:, :1]
-            block[..., i:] -= errors[..., i, None] * row[:, None, :]
-        w[..., stop:] -= errors @ u[:, start:stop, stop:]
-    return torch.empty_like(codes).scatter_(2, columns, codes)
+            row = u[:, start + i, start + i : stop]  # (groups, weights from here)
+            codes[:, start + i] = (block[:, i] / scale).round_().clamp_(levels.qmin, levels.qmax)
+            errors[:, i] = (block[:, i] - codes[:, start + i] * scale) / row[:, :1]
+            block[:, i:].baddbmm_(row[:, :, None], errors[:, None, i], alpha=-1)
+        w[:, stop:].baddbmm_(u[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
+        costs += errors.square().sum(dim=1)
+    return torch.empty_like(codes).scatter_(1, places, codes).transpose(1, 2), costs
 
 
 def descend(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> Tensor:
@@ -147,19 +151,20 @@ def descend(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> T
         h: (groups, k, k).
         scale: (groups, channels).
     """
-    q, gradient = q.clone(), (w - q * scale[..., None]) @ h  # (groups, channels, k)
+    gradient = h @ (w - q * scale[..., None]).transpose(1, 2)  # (groups, k, channels), as below
+    codes = q.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     steps = 1 / h.diagonal(dim1=1, dim2=2)
-    for start in range(0, w.shape[2], _BLOCK):
-        stop = min(start + _BLOCK, w.shape[2])
-        inner, own = gradient[..., start:stop].clone(), h[:, start:stop, start:stop]
-        before = q[..., start:stop].clone()
+    for start in range(0, codes.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, codes.shape[1])
+        inner, own = gradient[:, start:stop].clone(), h[:, start:stop, start:stop]
+        before = codes[:, start:stop].clone()
         for i in range(stop - start):
-            old = q[..., start + i]
-            new = (old + inner[..., i] * steps[:, start + i, None] / scale).round_().clamp_(levels.qmin, levels.qmax)
-            inner -= ((new - old) * scale)[..., None] * own[:, i, None, :]
-            q[..., start + i] = new
-        gradient -= ((q[..., start:stop] - before) * scale[..., None]) @ h[:, start:stop]
-    return q
+            old = before[:, i]
+            new = (old + inner[:, i] * steps[:, start + i, None] / scale).round_().clamp_(levels.qmin, levels.qmax)
+            inner.baddbmm_(own[:, :, i, None], ((new - old) * scale)[:, None], alpha=-1)
+            codes[:, start + i] = new
+        gradient.baddbmm_(h[:, :, start:stop], (codes[:, start:stop] - before) * scale[:, None], alpha=-1)
+    return codes.transpose(1, 2)
 
 
 def _refitted(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> Tensor:

@@ -16,8 +16,9 @@ Leaves out: weights that several layers share, which stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, TypeAlias, final
 
 import torch
@@ -33,6 +34,23 @@ from quant_sweep.recovery.base import OnGrids
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
 
+_MEASURED = 128  # inputs that tell how large a tensor is
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Batches(Iterable[Tensor]):
+    """A tensor a batch, made whenever it is asked for, so that none has to be kept."""
+
+    count: int
+    make: Callable[[int], Tensor]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.make, range(self.count))
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -45,9 +63,9 @@ class Layer:
         original: the float network's weight, (out, in / groups, *kernel).
         weight: that of the quantized network, perhaps beside its grid.
         grid: of the weight.
-        inputs: what it reads in the quantized network, a tensor a batch.
-        targets: what it should write so that the float network's values come out, a tensor a batch; without its bias
-            they may be off by a constant per channel.
+        inputs: what it reads in the quantized network; as the targets, to be read while its weight is chosen.
+        targets: what it should write so that the float network's values come out; without its bias they may be off by
+            a constant per channel.
     """
 
     name: str
@@ -55,8 +73,8 @@ class Layer:
     original: Tensor
     weight: Tensor
     grid: QParams
-    inputs: Sequence[Tensor]
-    targets: Sequence[Tensor]
+    inputs: Batches
+    targets: Batches
 
 
 Choose: TypeAlias = Callable[[Layer], tuple[Tensor, QParams]]  # the weight, near its grid, and the grid
@@ -72,7 +90,8 @@ def walk(
     Args:
         original: the float network.
         quantized: the same on grids.
-        batches: inputs, float32 (n, ...) each; what both networks make of all of them is kept until it was read.
+        batches: inputs, float32 (n, ...) each; what both networks make of all of them is kept until it was read, where
+            it lies on a grid as codes.
         choose: is called for each layer in turn.
         rescale: the step of an activation is multiplied by its root mean square here, divided by that in the float
             network, to this power. 0 keeps the step, 1 the number of steps that the tensor spans.
@@ -80,7 +99,34 @@ def walk(
     return _Walk(original, quantized, batches, choose, rescale).run()
 
 
-Values: TypeAlias = dict[str, list[Any]]  # by the name of the tensor, what comes of each batch
+@final
+class _Values:
+    """What a network makes of every batch, by the name of the node, until all that read it are computed."""
+
+    def __init__(self, graph: Graph, images: Sequence[Tensor]) -> None:
+        self.of: dict[str, list[Any]] = {INPUT: list(images)}
+        self._count = len(images)
+        self._unread = {name: len(readers) for name, readers in graph.readers.items()}
+
+    def keep(self, nodes: Sequence[Node], value: Callable[[int], Any]) -> None:
+        """Keep what the last of some nodes makes, and let go, batch by batch, of what nobody else reads.
+
+        Args:
+            nodes: that are computed together.
+            value: of a batch, by its number.
+        """
+        read = [name for node in nodes for name in dict.fromkeys(node.inputs) if name in self.of]
+        for name in read:
+            self._unread[name] -= 1
+        done = [name for name in dict.fromkeys(read) if not self._unread[name]]
+        made = list[Any]()
+        for i in range(self._count):
+            made.append(value(i))
+            for name in done:
+                self.of[name][i] = None
+        for name in done:
+            del self.of[name]
+        self.of[nodes[-1].name] = made
 
 
 @final
@@ -92,7 +138,7 @@ class _Walk:
     ) -> None:
         device = batches[0].device
         self.original, self.graph = original.graph, quantized.graph.graph
-        self.quantized, self.choose, self.rescale, self.count = quantized, choose, rescale, len(batches)
+        self.quantized, self.choose, self.rescale = quantized, choose, rescale
         self.qparams = {name: grid.to(device) for name, grid in quantized.qparams.items()}
         self.weights = {q.name for q in quantized.graph.weights if q.name in self.qparams}
         self.readers = {q.name: q.readers for q in quantized.graph.activations if q.name in self.qparams}
@@ -101,58 +147,128 @@ class _Walk:
         self.constants = {name: value.to(device) for name, value in self.graph.constants.items()}
         self.nodes = {node.name: node for node in self.graph.nodes}
         images = [_side_by_side(batch) for batch in batches]
-        self.float: Values = {INPUT: images}
-        self.here: Values = {INPUT: list(images)}
+        self.float, self.here = _Values(self.original, images), _Values(self.graph, images)
+        self.count, self.measured = len(batches), _first_batches(batches, _MEASURED) if rescale else 0
+        self.float_norms: dict[str, list[Tensor]] = {name: [] for name in self.grids}
 
     def run(self) -> OnGrids:
-        unread = {name: len(readers) for name, readers in self.graph.readers.items()}
-        nodes = list(in_order(self.graph))
+        nodes, computed = list(in_order(self.graph)), set[str]()
         for node in tracked(nodes, "recovery", len(nodes)):
-            before = self.original.node[node.name]
-            self.float[node.name] = [
-                before.operation(*(self._float_value(name, i) for name in before.inputs)) for i in range(self.count)
-            ]
-            if isinstance(node.operation, Weighted) and self._is_free(node):
-                self._layer(node)
-            else:
-                self.here[node.name] = [self._computed(node, i) for i in range(self.count)]
-            if self.rescale and node.name in self.grids:
-                self._rescale(node.name)
-            for name in dict.fromkeys(node.inputs):
-                unread[name] -= 1
-                if not unread[name] and name not in self.graph.constants:
-                    del self.float[name], self.here[name]
+            if node.name not in computed:
+                chain = self._chain(node)
+                self._compute(chain)
+                computed |= {one.name for one in chain}
         changed = tuple(self.nodes[node.name] for node in self.graph.nodes)
         constants = {name: value.cpu() for name, value in self.constants.items()}
         graph = replace(self.quantized.graph, graph=replace(self.graph, nodes=changed, constants=constants))
         return OnGrids(graph, {name: grid.to(torch.device("cpu")) for name, grid in self.qparams.items()})
 
+    def _chain(self, node: Node) -> list[Node]:
+        """A node, the one that alone reads what it makes, and so on, as far as they can be computed without a fit."""
+        chain = [node]
+        while (reader := only_reader(self.graph, chain[-1].name)) is not None:
+            others = [name for name in self.graph.computed_inputs(reader) if name != chain[-1].name]
+            if self._is_free(reader) or not all(name in self.here.of for name in others):
+                break
+            chain.append(reader)
+        return chain
+
+    def _compute(self, chain: Sequence[Node]) -> None:
+        """A chain in both networks; what is kept of it is the output of its last node."""
+        layer = chain[0]
+        if not self._is_free(layer):
+            self._compute_in_float(chain)
+        else:
+            fitted = 2 if self._sum_behind(layer) else 1
+            self._compute_in_float(chain[:fitted])
+            self._fit(layer)
+            if chain[fitted:]:
+                self._compute_in_float(chain[fitted:])
+        self._compute_here([self.nodes[node.name] for node in chain])
+
     def _is_free(self, node: Node) -> bool:
-        """Whether the layer's weight lies on a grid and is its alone."""
+        """Whether it is a layer whose weight lies on a grid and is its alone."""
+        if not isinstance(node.operation, Weighted):
+            return False
         return node.inputs[1] in self.weights and len(self.graph.readers[node.inputs[1]]) == 1
+
+    def _sum_behind(self, layer: Node) -> Node | None:
+        """The sum that alone reads a layer's output, if what else goes into it is computed."""
+        add = added_to(self.graph, layer)
+        return add if add is not None and other_operand(add, layer.name) in self.here.of else None
 
     # -- values --
 
+    def _compute_in_float(self, chain: Sequence[Node]) -> None:
+        def value(i: int) -> Any:
+            made: dict[str, Any] = {}
+            for node in chain:
+                before = self.original.node[node.name]
+                read = (made[name] if name in made else self._float_value(name, i) for name in before.inputs)
+                made = {node.name: before.operation(*read)}
+                if i < self.measured and node.name in self.grids:
+                    self.float_norms[node.name].append(torch.linalg.vector_norm(made[node.name]))
+            return made[chain[-1].name]
+
+        self.float.keep([self.original.node[node.name] for node in chain], value)
+
     def _float_value(self, name: str, i: int) -> Any:
-        return self.float_constants[name] if name in self.float_constants else self.float[name][i]
+        return self.float_constants[name] if name in self.float_constants else self.float.of[name][i]
 
-    def _read(self, name: str, reader: str, i: int) -> Any:
-        """What a node reads in the quantized network."""
-        if name in self.constants:
-            return (
-                fake_quantize(self.constants[name], self.qparams[name])
-                if name in self.weights
-                else self.constants[name]
-            )
-        value = self.here[name][i]
-        return self.grids[name](value) if reader in self.readers.get(name, ()) else value
+    def _compute_here(self, chain: Sequence[Node]) -> None:
+        """In the quantized network. Steps follow what the first batches make, before the others are computed."""
+        names = [name for node in chain for name in node.inputs if name in self.constants]
+        constants = {name: self._constant(name) for name in names}
 
-    def _computed(self, node: Node, i: int) -> Any:
-        return node.operation(*(self._read(name, node.name, i) for name in node.inputs))
+        def made_by(node: Node, known: Mapping[str, Any], i: int) -> dict[str, Any]:
+            return {node.name: node.operation(*(self._read(name, node.name, i, known) for name in node.inputs))}
 
-    def _rescale(self, name: str) -> None:
+        first: list[dict[str, Any]] = [{} for _ in range(self.measured)]
+        for node in chain:
+            first = [made_by(node, constants | known, i) for i, known in enumerate(first)]
+            if node.name in self.grids and first:
+                self._rescale(node.name, [known[node.name] for known in first])
+        last = chain[-1].name
+
+        def value(i: int) -> Any:
+            known = first[i] if i < len(first) else {}
+            if not known:
+                for node in chain:
+                    known = made_by(node, constants | known, i)
+            return self._stored(last, known[last])
+
+        self.here.keep(chain, value)
+
+    def _constant(self, name: str) -> Tensor:
+        """As nodes read it."""
+        value = self.constants[name]
+        return fake_quantize(value, self.qparams[name]) if name in self.weights else value
+
+    def _read(self, name: str, reader: str, i: int, known: Mapping[str, Any]) -> Any:
+        """What a node reads in the quantized network; `known` is not kept there."""
+        on_grid = reader in self.readers.get(name, ())
+        if name in known or not on_grid:
+            value = known[name] if name in known else self.here.of[name][i]
+            return self.grids[name](value) if on_grid else value
+        value, grid = self.here.of[name][i], self.grids[name]
+        if value.dtype == torch.uint8:
+            return value.to(torch.float32).add_(grid.lowest).mul_(grid.scale)
+        return grid(value)
+
+    def _stored(self, name: str, value: Any) -> Any:
+        """As it is kept: as codes, a fourth of the memory, if all read it on a grid whose codes fit into a byte. What
+        they read is the same."""
+        readers = self.graph.readers[name]
+        if not readers or not all(reader.name in self.readers.get(name, ()) for reader in readers):
+            return value
+        grid = self.grids[name]
+        codes = grid.highest - grid.lowest + 1
+        return grid.codes(value).sub_(grid.lowest).to(torch.uint8) if codes <= 256 else value
+
+    def _rescale(self, name: str, values: Sequence[Tensor]) -> None:
         """Let the step of a tensor follow it, unless one of the two networks has nothing but zeros there."""
-        here, in_float = _norm(self.here[name]), _norm(self.float[name])
+        norms = [torch.linalg.vector_norm(value) for value in values]
+        here, in_float = (torch.stack(each).double().norm() for each in (norms, self.float_norms[name]))
         if here > 0 and in_float > 0:
             grid = self.qparams[name]
             self.qparams[name] = replace(grid, scale=grid.scale * ((here / in_float) ** self.rescale).to(grid.scale))
@@ -160,35 +276,30 @@ class _Walk:
 
     # -- layers --
 
-    def _layer(self, node: Node) -> None:
-        weight = node.inputs[1]
-        assert isinstance(node.operation, Weighted)
-        inputs = [self._read(node.inputs[0], node.name, i) for i in range(self.count)]
-        targets = self._targets(node)
+    def _fit(self, node: Node) -> None:
+        """Choose a layer's weight and bias."""
+        operation, (source, weight, *_) = node.operation, node.inputs
+        assert isinstance(operation, Weighted)
+        inputs = Batches(self.count, lambda i: self._read(source, node.name, i, {}))
+        targets = Batches(self.count, self._target_of(node))
         before = self.float_constants[self.original.node[node.name].inputs[1]]
-        layer = Layer(node.name, node.operation, before, self.constants[weight], self.qparams[weight], inputs, targets)
+        layer = Layer(node.name, operation, before, self.constants[weight], self.qparams[weight], inputs, targets)
         self.constants[weight], self.qparams[weight] = self.choose(layer)
-        rounded = fake_quantize(self.constants[weight], self.qparams[weight])
-        made = [node.operation(x, rounded) for x in inputs]
         axis = output_axis(node)
-        bias = (channel_means(targets, axis) - channel_means(made, axis)).to(rounded.dtype)
+        made = operation(_mean(inputs), self._constant(weight))  # that of the outputs, for the layer is linear
+        bias = channel_means(targets, axis) - channel_means([made], axis)
         name = self._bias_name(node)
-        self.constants[name] = bias
+        self.constants[name] = bias.to(before.dtype)
         self.nodes[node.name] = replace(node, inputs=(*node.inputs[:2], name))
-        shape = [1] * made[0].dim()
-        shape[axis] = -1
-        self.here[node.name] = [y.add_(bias.reshape(shape)) for y in made]
 
-    def _targets(self, node: Node) -> list[Tensor]:
-        """What the layer should write: the float network's output, and in a sum what makes up for the other operand."""
-        targets: list[Tensor] = self.float[node.name]
-        add = added_to(self.graph, node)
+    def _target_of(self, node: Node) -> Callable[[int], Tensor]:
+        """What the layer should write in a batch: the float network's output, and where it goes into a sum the float
+        network's sum, less what the quantized network adds."""
+        add = self._sum_behind(node)
         if add is None:
-            return targets
+            return lambda i: self.float.of[node.name][i]
         other = other_operand(add, node.name)
-        if other in self.constants or other not in self.here:
-            return targets
-        return [y + (self.float[other][i] - self._read(other, add.name, i)) for i, y in enumerate(targets)]
+        return lambda i: self.float.of[add.name][i] - self._read(other, add.name, i, {})
 
     def _bias_name(self, node: Node) -> str:
         """Of the layer's own bias; a new one where it has none, or shares it."""
@@ -197,6 +308,21 @@ class _Walk:
         stem = node.inputs[1].removesuffix(".weight")
         wanted = (f"{stem}.bias", f"{stem}.recovered_bias", f"{node.name}.recovered_bias")
         return next(name for name in wanted if name not in self.constants)
+
+
+def _first_batches(batches: Sequence[Tensor], inputs: int) -> int:
+    """How many batches, from the first, hold so many inputs; all, if there are fewer."""
+    before = accumulate(map(len, batches), initial=0)
+    return sum(count < inputs for count, _ in zip(before, batches, strict=False))
+
+
+def _mean(batches: Batches) -> Tensor:
+    """Of all inputs, (1, ...)."""
+    sums, count = list[Tensor](), 0
+    for batch in batches:
+        sums.append(batch.sum(dim=0))
+        count += len(batch)
+    return (torch.stack(sums).double().sum(dim=0, keepdim=True) / count).float()
 
 
 def _side_by_side(batch: Tensor) -> Tensor:
@@ -237,15 +363,10 @@ def in_order(graph: Graph) -> Iterator[Node]:
         yield from with_what_it_reads(node.name)
 
 
-def channel_means(batches: Sequence[Tensor], axis: int) -> Tensor:
+def channel_means(batches: Iterable[Tensor], axis: int) -> Tensor:
     """Mean of every channel over all else, float64 (channels,)."""
-    sums = sum(batch.transpose(0, axis).flatten(1).sum(dim=1, dtype=torch.float64) for batch in batches)
-    count = sum(batch.numel() // batch.shape[axis] for batch in batches)
-    assert isinstance(sums, Tensor)
-    return sums / count
-
-
-def _norm(batches: Sequence[Tensor]) -> Tensor:
-    """Root of the sum of all squares, float64 ()."""
-    norm: Tensor = torch.stack([torch.linalg.vector_norm(batch) for batch in batches]).double().norm()
-    return norm
+    sums, count = list[Tensor](), 0
+    for batch in batches:
+        sums.append(batch.transpose(0, axis).flatten(1).sum(dim=1, dtype=torch.float64))
+        count += batch.numel() // batch.shape[axis]
+    return torch.stack(sums).sum(dim=0) / count

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from quant_sweep.recovery import moments as of_moments
 from quant_sweep.recovery.moments import Moments, damped, fitted
+
+
+@pytest.fixture(params=[128, 2], ids=["one block", "three blocks"], autouse=True)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_moments, "_BLOCK", request.param)
 
 
 def rows(far: float = 0.0) -> tuple[Tensor, Tensor]:

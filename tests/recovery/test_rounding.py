@@ -61,7 +61,8 @@ def test_gptq_and_descent_are_those_of_the_slow_twin(groups: int, bits: int) -> 
     w, h = case(seed=bits, groups=groups, k=11)
     levels = Levels(-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1, True)
     scale = least_squared_error_scale(w, levels)
-    q = gptq(w, h, scale, levels)
+    q, costs = gptq(w, h, scale, levels)
+    torch.testing.assert_close(costs, cost(w, h, q, scale))
     moved = descend(w, h, q, scale, levels)
     for g, channel in itertools.product(range(groups), range(3)):
         one = w[g, channel], h[g]
@@ -90,7 +91,7 @@ def test_the_cheapest_candidate_is_kept(per_channel: bool, seed: int) -> None:
     (w, h), levels = case(seed, groups=2), Levels(-2, 1, per_channel)
     base = least_squared_error_scale(w, levels)
     made = [(nearest(w, base, levels), base)]
-    made += [(gptq(w, h, base * factor, levels), base * factor) for factor in rounding._FACTORS]
+    made += [(gptq(w, h, base * factor, levels)[0], base * factor) for factor in rounding._FACTORS]
     costs = torch.stack([cost(w, h, q, scale) for q, scale in made])
     found = cost(w, h, *round_weights(w, h, levels, sweeps=0))
     if per_channel:
@@ -125,7 +126,7 @@ def test_the_best_of_all_codes_is_found_where_weights_do_not_interact() -> None:
     w, _ = case(seed=3, channels=4, k=5)
     h = torch.diag(torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64))[None]
     scale = torch.full((1, 4), 0.7, dtype=torch.float64)
-    assert torch.equal(gptq(w, h, scale, TERNARY), nearest(w, scale, TERNARY))
+    assert torch.equal(gptq(w, h, scale, TERNARY)[0], nearest(w, scale, TERNARY))
     assert torch.equal(descend(w, h, torch.zeros_like(w), scale, TERNARY), nearest(w, scale, TERNARY))
 
 

@@ -35,10 +35,11 @@ def test_what_is_added_to_a_layer_comes_before_it() -> None:
 
 def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
     graph, quantized = on_grids(several(), images(8), bits=4)
-    seen: dict[str, Layer] = {}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(layer: Layer) -> tuple[Tensor, QParams]:
-        seen[layer.name] = layer
+        assert len(layer.inputs) == len(layer.targets) == 2
+        seen[layer.name] = torch.cat(list(layer.inputs)), torch.cat(list(layer.targets))
         return unchanged(layer)
 
     made = walk(graph, quantized, [images(5), images(8)[5:]], note)
@@ -47,15 +48,15 @@ def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
     wanted = Network(graph.graph).values(images(8), keep=lambda _: True)
     order = "stem depthwise shortcut grouped dilated up line head"
     assert list(seen) == [f"{name}.output" for name in order.split()]
-    for name, layer in seen.items():
+    for name, (inputs, targets) in seen.items():
         node = made.graph.graph.node[name]
-        torch.testing.assert_close(torch.cat(list(layer.inputs)), twin._read(node.inputs[0], name))
+        torch.testing.assert_close(inputs, twin._read(node.inputs[0], name))
         added: Mapping[str, str] = {"depthwise.output": "relu.output", "grouped.output": "shortcut.output"}
         target = wanted[name]
         if name in added:
             add = next(reader for reader in made.graph.graph.readers[name])
             target = target + wanted[added[name]] - twin._read(added[name], add.name)
-        torch.testing.assert_close(torch.cat(list(layer.targets)), target, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(targets, target, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
