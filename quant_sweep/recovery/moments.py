@@ -54,9 +54,10 @@ class Moments:
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """H, float64 (groups, k, k), and C, (groups, k, out / groups); at least one row was added."""
-        xx = self._xx.triu() + self._xx.triu(1).transpose(1, 2)
-        x, y, xx, xy = (total / self._count for total in (self._x, self._y, xx, self._xy))
-        return xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :]
+        upper = self._xx.triu_()
+        h = (upper + upper.triu(1).transpose(1, 2)).div_(self._count)
+        x, y, xy = (total / self._count for total in (self._x, self._y, self._xy))
+        return h.baddbmm_(x[:, :, None], x[:, None, :], alpha=-1), xy - x[:, :, None] * y[:, None, :]
 
 
 @torch.no_grad()
@@ -74,7 +75,9 @@ def damped(h: Tensor, damp: float) -> Tensor:
     """H + damp * mean(diag H) I; positive definite for every H = sum x x^T, that of constant inputs included."""
     size = h.diagonal(dim1=1, dim2=2).mean(dim=1)
     size = torch.where(size > 0, size, torch.ones_like(size))
-    return h + damp * size[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+    h = h.clone()
+    h.diagonal(dim1=1, dim2=2).add_(damp * size[:, None])
+    return h
 
 
 @torch.no_grad()

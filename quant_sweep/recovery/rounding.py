@@ -125,8 +125,7 @@ def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> tuple[Tensor, T
         is rounded / U_kk)^2.
     """
     order = h.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)  # (groups, k)
-    sorted_h = h.gather(1, order[:, :, None].expand(h.shape)).gather(2, order[:, None, :].expand(h.shape))
-    u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(sorted_h)), upper=True)
+    u = _factor_of_inverse(h.gather(1, order[:, :, None].expand(h.shape)).gather(2, order[:, None, :].expand(h.shape)))
     w = w.transpose(1, 2)  # (groups, k, rows), as below: what is rounded at once lies side by side
     places = order[:, :, None].expand(w.shape)
     w, codes, costs = w.gather(1, places), w.new_empty(w.shape), torch.zeros_like(scale)
@@ -141,6 +140,12 @@ def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> tuple[Tensor, T
         w[:, stop:].baddbmm_(u[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
         costs += errors.square().sum(dim=1)
     return torch.empty_like(codes).scatter_(1, places, codes).transpose(1, 2), costs
+
+
+def _factor_of_inverse(h: Tensor) -> Tensor:
+    """U, upper triangular, of H^-1 = U^T U."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    return torch.linalg.cholesky(inverse, upper=True)
 
 
 def descend(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> Tensor:

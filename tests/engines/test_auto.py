@@ -1,5 +1,7 @@
 """`Auto` takes integer kernels where they are exact, and says why where it does not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_networks import captured, images, tiny
@@ -33,6 +35,16 @@ def test_wide_grids_are_simulated(weights: int, activations: int, tensor: str) -
     choice = chosen(weights, activations)
     assert (choice.name, type(choice.engine)) == ("simulate", Simulate)
     assert choice.reason == f"{tensor} has {max(weights, activations)} bits, allowed are 2 to 8"
+
+
+def test_what_the_cpu_is_asked_about_is_the_largest_product_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code from the lowest on, and the magnitude of a weight, whose lowest code may be one farther from 0."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(auto, "why_not_exact", lambda code, weight: asked.append((code, weight)))
+    graph = captured(tiny, Fusion.conv_bn_relu)
+    for scheme in (AFFINE, replace(AFFINE, weight_narrow_range=False)):
+        Auto().choose(graph, assign_specs(graph, scheme, BitWidths(4, 3, {"input": 5})), CPU)
+    assert asked == [(31, 7), (31, 8)]
 
 
 def test_a_gpu_simulates() -> None:

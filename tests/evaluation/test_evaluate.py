@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.evaluation.evaluate import Evaluation, KeptOutputs, evaluate, evaluate_original, keep_outputs
-from quant_sweep.evaluation.metrics import Agreement, Metric, SquaredError, Top1
+from quant_sweep.evaluation.metrics import Agreement, Custom, Metric, SquaredError, Top1, metric
 from quant_sweep.graph import Fusion, Network, capture
 
 
@@ -67,6 +67,15 @@ def test_a_float_network_gets_as_many_images_as_stay_in_the_cache(data: DataSet)
     network = Wide()
     assert evaluate(network, data, many, 1000).accuracy == pytest.approx(400 / 7)
     assert network.batches == [1, 1, 1, 13, 13, 13, 13, 13, 5]
+
+
+def test_ones_own_measure_of_all_samples_together(data: DataSet) -> None:
+    @metric(name="spread", unit="", higher_is_better=True, mean=False)
+    def spread(outputs: Tensor, _float: Tensor, labels: Tensor) -> Tensor:
+        return outputs.max() - outputs.min() + len(labels)
+
+    result = evaluate(Brightness(), data, data.test, 3, metric=Custom(function=spread))
+    assert result.value == pytest.approx(3 + 7)
 
 
 def test_outputs_that_are_kept_stand_for_their_network(data: DataSet) -> None:

@@ -17,6 +17,7 @@ from quant_sweep import PSNR, Agreement, Custom, LogitSQNR, MeanIoU, Metric, Squ
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.metrics.base import Batch, named_outputs, standard_error, value_of
 from quant_sweep.evaluation.metrics.own import custom
+from quant_sweep.evaluation.metrics.signals import power_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 COUNT, CLASSES = 200, 4
@@ -64,7 +65,7 @@ TWINS: dict[str, tuple[Metric, Batch, Any]] = {
     ),
     "logit_sqnr": (LogitSQNR(), LOGIT_BATCH, power),
     "mse": (SquaredError(target="float"), LOGIT_BATCH, error),
-    "psnr": (PSNR(target="float", range=2.0), LOGIT_BATCH, lambda rows: 10 * math.log10(4 / error(rows))),
+    "psnr": (PSNR(target="float", range=3.0), LOGIT_BATCH, lambda rows: 10 * math.log10(9 / error(rows))),
     "miou": (MeanIoU(), DENSE_BATCH, miou),
 }
 
@@ -147,6 +148,8 @@ def test_of_several_outputs_one_is_named() -> None:
         (Agreement(), Batch(LOGITS[:, :1], None, None, None), "tells no classes apart"),
         (MeanIoU(), Batch(DENSE, None, None, LABELS), r"labels are \(n\) of 4 classes"),
         (SquaredError(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
+        (SquaredError(), Batch(LOGITS, None, None, DENSE[..., 0]), r"the labels are \(4, 3\), and the network returns"),
+        (SquaredError(), Batch(LOGITS, None, None, None), r"the inputs are nothing, and the network returns \(4,\)"),
         (SquaredError(target="x"), LOGIT_BATCH, "metric.target=x: allowed are labels, inputs, float"),
         (PSNR(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (PSNR(range=0.0), LOGIT_BATCH, "metric.range=0.0: allowed are numbers above 0"),
@@ -156,6 +159,13 @@ def test_of_several_outputs_one_is_named() -> None:
 def test_refused_in_one_line(measured: Metric, batch: Batch, words: str) -> None:
     with pytest.raises(InputError, match=words):
         measured.check(batch, CLASSES)
+
+
+def test_of_several_outputs_all_make_noise_unless_one_is_named() -> None:
+    one, other = torch.tensor([[3.0, 4.0]]), torch.tensor([[12.0]])
+    found, wanted = (one + 1, {"b": other - 3}), (one, {"b": other})
+    assert power_of(Top1(), found, wanted).tolist() == [[25 + 144, 1 + 1 + 9]]
+    assert power_of(Top1(output="1.b"), found, wanted).tolist() == [[144, 9]]
 
 
 def test_ones_own() -> None:

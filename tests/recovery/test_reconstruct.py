@@ -189,6 +189,7 @@ def test_engines_agree_on_recovered_codes(make, exact_int8: int) -> None:
         ({"damp": "x"}, "damp='x': "),
         ({"damp": float("nan")}, "damp=nan: "),
         ({"seed": -1}, "seed=-1: "),
+        ({"rescale": 1.5}, r"rescale=1\.5: allowed are numbers from 0 to 1"),
     ],
 )
 def test_values_that_are_not_allowed(values: dict[str, object], message: str) -> None:

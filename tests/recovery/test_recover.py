@@ -1,6 +1,7 @@
 """The stage: methods in their order, judged on inputs that they did not see."""
 
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -58,8 +59,10 @@ def _with_constants(graph: QuantGraph, constants: dict[str, torch.Tensor]) -> Qu
 
 def test_what_makes_unseen_inputs_worse_is_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
     original, quantized = on_grids(tiny(), images(32), bits=3)
+    began = time.process_time()
     with caplog.at_level(logging.INFO):
         made = recover(original, quantized, [images(32)], {"bias": Bias(), "worse": Worse(), "seen": Seen()})
+    assert 0 <= sum(step.seconds for step in made.steps.values()) <= time.process_time() - began
     assert {name: step.kept for name, step in made.steps.items()} == {"bias": True, "worse": False, "seen": True}
     assert made.steps["worse"].before == made.steps["bias"].after == made.steps["seen"].before
     assert made.steps["worse"].after > made.steps["worse"].before

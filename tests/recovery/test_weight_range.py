@@ -68,7 +68,9 @@ def test_a_channel_of_nothing_keeps_a_scale_above_0() -> None:
     assert int(quantize(made.graph.graph.constants["0.weight"], grid)[1].abs().max()) == 0
 
 
-@pytest.mark.parametrize(("values", "message"), [({"rows": 0}, "rows=0: "), ({"damp": 0.0}, r"damp=0\.0: ")])
+@pytest.mark.parametrize(
+    ("values", "message"), [({"rows": 0}, "rows=0: "), ({"seed": -1}, "seed=-1: "), ({"damp": 0.0}, r"damp=0\.0: ")]
+)
 def test_values_that_are_not_allowed(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         WeightRange(**values)
