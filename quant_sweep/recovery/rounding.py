@@ -145,7 +145,8 @@ def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> tuple[Tensor, T
 def _factor_of_inverse(h: Tensor) -> Tensor:
     """U, upper triangular, of H^-1 = U^T U."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    return torch.linalg.cholesky(inverse, upper=True)
+    u: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return u
 
 
 def descend(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) -> Tensor:

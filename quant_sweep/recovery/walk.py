@@ -31,6 +31,7 @@ from quant_sweep.graph.fold import output_axis
 from quant_sweep.graph.operations import Add, Weighted
 from quant_sweep.graph.quantizers import only_reader, other_operand
 from quant_sweep.recovery.base import OnGrids
+from quant_sweep.runtime.freed_memory import give_back
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
 
@@ -158,6 +159,7 @@ class _Walk:
                 chain = self._chain(node)
                 self._compute(chain)
                 computed |= {one.name for one in chain}
+                give_back()
         changed = tuple(self.nodes[node.name] for node in self.graph.nodes)
         constants = {name: value.cpu() for name, value in self.constants.items()}
         graph = replace(self.quantized.graph, graph=replace(self.graph, nodes=changed, constants=constants))
@@ -225,16 +227,20 @@ class _Walk:
 
         first: list[dict[str, Any]] = [{} for _ in range(self.measured)]
         for node in chain:
-            first = [made_by(node, constants | known, i) for i, known in enumerate(first)]
+            for i, known in enumerate(first):
+                first[i] = made_by(node, constants | known, i)
             if node.name in self.grids and first:
                 self._rescale(node.name, [known[node.name] for known in first])
         last = chain[-1].name
+        stored = [self._stored(last, known[last]) for known in first]
+        del first
 
         def value(i: int) -> Any:
-            known = first[i] if i < len(first) else {}
-            if not known:
-                for node in chain:
-                    known = made_by(node, constants | known, i)
+            if i < len(stored):
+                return stored[i]
+            known: dict[str, Any] = {}
+            for node in chain:
+                known = made_by(node, constants | known, i)
             return self._stored(last, known[last])
 
         self.here.keep(chain, value)
