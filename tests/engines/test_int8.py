@@ -226,6 +226,27 @@ def test_a_sum_may_be_cut_off_anywhere(bits: int) -> None:
     assert_agrees(graph, qparams, images(4, seed=1))
 
 
+class CutBothWays(nn.Module):
+    """A tensor that is cut off on both sides, far from the ends of its grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).clamp(-0.1, 0.2))
+
+
+def test_codes_may_be_cut_off_on_the_grid_that_they_have() -> None:
+    graph = captured(of(CutBothWays), Fusion.bn)
+    qparams = quantized(graph, images(4), SYMMETRIC, BitWidths(WEIGHT_BITS, 8, {}))
+    before, cut = [q.name for q in graph.activations if q.name != "input"][:2]
+    same = {**qparams, cut: qparams[before]}
+    assert_agrees(graph, same, images(4, seed=1))
+    codes = Int8().build(graph, same).codes(images(4, seed=1))
+    assert int(codes[cut].max() - codes[cut].min()) < int(codes[before].max() - codes[before].min())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", Fusion)
 @pytest.mark.parametrize("network", LARGE)

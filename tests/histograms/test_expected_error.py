@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quant_sweep.arithmetic.affine import clipped_fraction, fake_quantize, qparams_from_range, sqnr_db_of_values
 from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.histograms import expected_error
 from quant_sweep.histograms.expected_error import Moments, clipped_fraction_of, expected_squared_error, sqnr_db_of
 from quant_sweep.histograms.histogram import Histogram
 
@@ -134,7 +135,9 @@ def test_where_the_fine_path_begins(bits: int, fine: bool) -> None:
     assert (expected_squared_error(histogram, lo, hi, spec) == approximated).item() is fine
 
 
-def test_channels_and_candidates_are_independent() -> None:
+@pytest.mark.parametrize("levels_at_once", [2**21, 100])
+def test_channels_and_candidates_are_independent(levels_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_error, "_LEVELS_AT_ONCE", levels_at_once)
     x = torch.stack([samples(kind) for kind in ("gaussian", "relu", "heavy")])
     spec = QuantSpec(4, channel_axis=0)
     lo, hi = x.amin(dim=1).double(), x.amax(dim=1).double()
