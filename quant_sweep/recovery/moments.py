@@ -13,6 +13,7 @@ Sources: GPTAQ, Li et al. 2025, arXiv:2504.02692 (asymmetric calibration); Qrono
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -29,11 +30,11 @@ class Moments:
     """Adds up rows in float64; products of a batch are float32, about the mean of the first batch."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0  # rows
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows: x float32 (groups, n, k), y (groups, n, out / groups)."""
-        if self._count == 0:
+        if self.count == 0:
             self._begin(x, y)
         x, y = x - self._about[0], y - self._about[1]
         self._x += x.sum(dim=1)
@@ -42,7 +43,7 @@ class Moments:
             columns = slice(start, start + _BLOCK)
             self._xx[:, columns, start:] += x[:, :, columns].transpose(1, 2) @ x[:, :, start:]
         self._xy += x.transpose(1, 2) @ y
-        self._count += x.shape[1]
+        self.count += x.shape[1]
 
     def _begin(self, x: Tensor, y: Tensor) -> None:
         self._about = x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True)
@@ -55,19 +56,57 @@ class Moments:
     def centred(self) -> tuple[Tensor, Tensor]:
         """H, float64 (groups, k, k), and C, (groups, k, out / groups); at least one row was added."""
         upper = self._xx.triu_()
-        h = (upper + upper.triu(1).transpose(1, 2)).div_(self._count)
-        x, y, xy = (total / self._count for total in (self._x, self._y, self._xy))
-        return h.baddbmm_(x[:, :, None], x[:, None, :], alpha=-1), xy - x[:, :, None] * y[:, None, :]
+        h = (upper + upper.triu(1).transpose(1, 2)).div_(self.count)
+        x, y, xy = (total / self.count for total in (self._x, self._y, self._xy))
+        return _with_products(h, -x, x), _with_products(xy, -x, y)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Of x, float64 (groups, k), and y, (groups, out / groups)."""
+        x, y = (about.squeeze(1) for about in self._about)
+        return x + self._x / self.count, y + self._y / self.count
+
+
+def combined(parts: Sequence[Moments]) -> tuple[Tensor, Tensor]:
+    """H and C of all rows, as `Moments.centred` gives them, when some were added to each part.
+
+    Source: Chan, Golub and LeVeque 1983, The American Statistician 37, equation 2.1, for covariances.
+    """
+    total = sum(part.count for part in parts)
+    means = [part.means() for part in parts]
+    x, y = (sum(part.count * m[i] for part, m in zip(parts, means, strict=True)) / total for i in (0, 1))
+    h, c = (value.mul_(parts[0].count / total) for value in parts[0].centred())
+    for part in parts[1:]:
+        more_h, more_c = part.centred()
+        h.add_(more_h, alpha=part.count / total)
+        c.add_(more_c, alpha=part.count / total)
+    for part, (mean_x, mean_y) in zip(parts, means, strict=True):
+        share, off = part.count / total, mean_x - x
+        _with_products(h, share * off, off)
+        _with_products(c, share * off, mean_y - y)
+    return h, c
+
+
+def _with_products(matrix: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Adds x y^T in place: matrix (groups, k, n), x (groups, k), y (groups, n)."""
+    return matrix.baddbmm_(x[:, :, None], y[:, None, :])
 
 
 @torch.no_grad()
 def moments_of(layer: Layer, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """H and C of a layer, as `Moments.centred` gives them, of some rows drawn over all its inputs."""
-    moments = Moments()
-    each = -(-rows // len(layer.inputs))
-    for x, y in zip(layer.inputs, layer.targets, strict=True):
-        moments.add(*sampled_rows(layer.operation, layer.original, x, y, each, generator))
-    return moments.centred()
+    count = len(layer.inputs)
+    seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+
+    @torch.no_grad()
+    def added_up(numbers: range) -> Moments:
+        moments = Moments()
+        for i in numbers:
+            own = torch.Generator().manual_seed(seeds[i])
+            x, y = layer.inputs.make(i), layer.targets.make(i)
+            moments.add(*sampled_rows(layer.operation, layer.original, x, y, -(-rows // count), own))
+        return moments
+
+    return combined(layer.workers.map(added_up, layer.workers.runs(count)))
 
 
 @torch.no_grad()

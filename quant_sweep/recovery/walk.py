@@ -34,6 +34,7 @@ from quant_sweep.recovery.base import OnGrids
 from quant_sweep.runtime.freed_memory import give_back
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
+from quant_sweep.runtime.threads import Workers
 
 _MEASURED = 128  # inputs that tell how large a tensor is
 
@@ -67,6 +68,7 @@ class Layer:
         inputs: what it reads in the quantized network; as the targets, to be read while its weight is chosen.
         targets: what it should write so that the float network's values come out; without its bias they may be off by
             a constant per channel.
+        workers: to share out the batches.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Layer:
     grid: QParams
     inputs: Batches
     targets: Batches
+    workers: Workers
 
 
 Choose: TypeAlias = Callable[[Layer], tuple[Tensor, QParams]]  # the weight, near its grid, and the grid
@@ -104,9 +107,9 @@ def walk(
 class _Values:
     """What a network makes of every batch, by the name of the node, until all that read it are computed."""
 
-    def __init__(self, graph: Graph, images: Sequence[Tensor]) -> None:
+    def __init__(self, graph: Graph, images: Sequence[Tensor], workers: Workers) -> None:
         self.of: dict[str, list[Any]] = {INPUT: list(images)}
-        self._count = len(images)
+        self._count, self._workers = len(images), workers
         self._unread = {name: len(readers) for name, readers in graph.readers.items()}
 
     def keep(self, nodes: Sequence[Node], value: Callable[[int], Any]) -> None:
@@ -120,14 +123,17 @@ class _Values:
         for name in read:
             self._unread[name] -= 1
         done = [name for name in dict.fromkeys(read) if not self._unread[name]]
-        made = list[Any]()
-        for i in range(self._count):
-            made.append(value(i))
+
+        @torch.no_grad()  # each thread has a state of its own
+        def made_by(i: int) -> Any:
+            made = value(i)
             for name in done:
                 self.of[name][i] = None
+            return made
+
+        self.of[nodes[-1].name] = self._workers.map(made_by, range(self._count))
         for name in done:
             del self.of[name]
-        self.of[nodes[-1].name] = made
 
 
 @final
@@ -148,9 +154,11 @@ class _Walk:
         self.constants = {name: value.to(device) for name, value in self.graph.constants.items()}
         self.nodes = {node.name: node for node in self.graph.nodes}
         images = [_side_by_side(batch) for batch in batches]
-        self.float, self.here = _Values(self.original, images), _Values(self.graph, images)
+        self.workers = Workers(device)
+        self.float, self.here = (_Values(graph, images, self.workers) for graph in (self.original, self.graph))
+        self.inputs = sum(map(len, batches))
         self.count, self.measured = len(batches), _first_batches(batches, _MEASURED) if rescale else 0
-        self.float_norms: dict[str, list[Tensor]] = {name: [] for name in self.grids}
+        self.float_norms = {name: torch.zeros(self.measured, dtype=torch.float64) for name in self.grids}
 
     def run(self) -> OnGrids:
         nodes, computed = list(in_order(self.graph)), set[str]()
@@ -209,7 +217,7 @@ class _Walk:
                 read = (made[name] if name in made else self._float_value(name, i) for name in before.inputs)
                 made = {node.name: before.operation(*read)}
                 if i < self.measured and node.name in self.grids:
-                    self.float_norms[node.name].append(torch.linalg.vector_norm(made[node.name]))
+                    self.float_norms[node.name][i] = torch.linalg.vector_norm(made[node.name])
             return made[chain[-1].name]
 
         self.float.keep([self.original.node[node.name] for node in chain], value)
@@ -227,13 +235,17 @@ class _Walk:
 
         first: list[dict[str, Any]] = [{} for _ in range(self.measured)]
         for node in chain:
-            for i, known in enumerate(first):
-                first[i] = made_by(node, constants | known, i)
+
+            @torch.no_grad()
+            def go_on(i: int, node: Node = node) -> None:
+                first[i] = made_by(node, constants | first[i], i)
+
+            self.workers.map(go_on, range(len(first)))
             if node.name in self.grids and first:
                 self._rescale(node.name, [known[node.name] for known in first])
         last = chain[-1].name
         stored = [self._stored(last, known[last]) for known in first]
-        del first
+        first.clear()
 
         def value(i: int) -> Any:
             if i < len(stored):
@@ -273,8 +285,8 @@ class _Walk:
 
     def _rescale(self, name: str, values: Sequence[Tensor]) -> None:
         """Let the step of a tensor follow it, unless one of the two networks has nothing but zeros there."""
-        norms = [torch.linalg.vector_norm(value) for value in values]
-        here, in_float = (torch.stack(each).double().norm() for each in (norms, self.float_norms[name]))
+        here = torch.stack([torch.linalg.vector_norm(value) for value in values]).double().norm()
+        in_float = self.float_norms[name].norm()
         if here > 0 and in_float > 0:
             grid = self.qparams[name]
             self.qparams[name] = replace(grid, scale=grid.scale * ((here / in_float) ** self.rescale).to(grid.scale))
@@ -289,14 +301,30 @@ class _Walk:
         inputs = Batches(self.count, lambda i: self._read(source, node.name, i, {}))
         targets = Batches(self.count, self._target_of(node))
         before = self.float_constants[self.original.node[node.name].inputs[1]]
-        layer = Layer(node.name, operation, before, self.constants[weight], self.qparams[weight], inputs, targets)
+        layer = Layer(
+            node.name, operation, before, self.constants[weight], self.qparams[weight], inputs, targets, self.workers
+        )
         self.constants[weight], self.qparams[weight] = self.choose(layer)
         axis = output_axis(node)
-        made = operation(_mean(inputs), self._constant(weight))  # that of the outputs, for the layer is linear
-        bias = channel_means(targets, axis) - channel_means([made], axis)
+        made = operation(self._mean(inputs).float(), self._constant(weight))  # mean output, for the layer is linear
+        bias = channel_means([self._mean(targets)], axis) - channel_means([made], axis)
         name = self._bias_name(node)
         self.constants[name] = bias.to(before.dtype)
         self.nodes[node.name] = replace(node, inputs=(*node.inputs[:2], name))
+
+    def _mean(self, batches: Batches) -> Tensor:
+        """Over all inputs, float64 (1, ...)."""
+
+        @torch.no_grad()
+        def total(numbers: range) -> Tensor:
+            first, *others = numbers
+            made = batches.make(first).sum(dim=0, keepdim=True).double()
+            for i in others:
+                made += batches.make(i).sum(dim=0, keepdim=True)
+            return made
+
+        totals = self.workers.map(total, self.workers.runs(self.count))
+        return torch.stack(totals).sum(dim=0) / self.inputs
 
     def _target_of(self, node: Node) -> Callable[[int], Tensor]:
         """What the layer should write in a batch: the float network's output, and where it goes into a sum the float
@@ -320,15 +348,6 @@ def _first_batches(batches: Sequence[Tensor], inputs: int) -> int:
     """How many batches, from the first, hold so many inputs; all, if there are fewer."""
     before = accumulate(map(len, batches), initial=0)
     return sum(count < inputs for count, _ in zip(before, batches, strict=False))
-
-
-def _mean(batches: Batches) -> Tensor:
-    """Of all inputs, (1, ...)."""
-    sums, count = list[Tensor](), 0
-    for batch in batches:
-        sums.append(batch.sum(dim=0))
-        count += len(batch)
-    return (torch.stack(sums).double().sum(dim=0, keepdim=True) / count).float()
 
 
 def _side_by_side(batch: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from threading import Barrier, Lock
 from typing import Any, TypeVar, final
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 # Fewer images are not worth the calls that a network makes for them.
 FEWEST_IMAGES = 16
+_Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 
 
@@ -24,24 +26,36 @@ _Result = TypeVar("_Result")
 class Workers:
     """As many threads as torch computes with, each of which computes alone. They start when they are first needed.
 
+    Args:
+        device: where they compute; beside a GPU there is one.
+
     Attributes:
         turn: to be held while something is made that all threads use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self._pool: ThreadPoolExecutor | None = None
+        self._device = device
         self.turn = Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
-        return Workers()
+        return Workers(self._device)
 
-    def map(self, function: Callable[[Tensor], _Result], parts: Sequence[Tensor]) -> list[_Result]:
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads() if self._device is None or self._device.type == "cpu" else 1
+
+    def map(self, function: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
         """[function(part) for part in parts]; a single part is computed with all threads together."""
-        threads = torch.get_num_threads()
-        if threads == 1 or len(parts) == 1:
+        if self.threads == 1 or len(parts) == 1:
             return [function(part) for part in parts]
-        self._pool = self._pool or _threads_that_compute_alone(threads)
+        self._pool = self._pool or _threads_that_compute_alone(self.threads)
         return list(self._pool.map(function, parts))
+
+    def runs(self, count: int) -> list[range]:
+        """The numbers below `count`, at least 1, in as many runs as there are threads, if there are as many."""
+        ends = [count * i // self.threads for i in range(self.threads + 1)]
+        return [range(*both) for both in pairwise(ends) if both[0] < both[1]]
 
 
 def _threads_that_compute_alone(count: int) -> ThreadPoolExecutor:

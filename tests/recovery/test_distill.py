@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from layer_networks import on_grids, several
-from small_networks import SlowTwin, images, tiny
+from small_networks import SlowTwin, cifar_resnet8, images, tiny
 from torch import Tensor
 
 from quant_sweep.arithmetic.affine import along_channels, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, QuantGraph
-from quant_sweep.recovery import Distill, LearningTask, OnGrids, Reconstruct
+from quant_sweep.recovery import Bias, Distill, LearningTask, OnGrids, Reconstruct, Recovery
 from quant_sweep.recovery.distill import _mirrored_and_shifted, _share_of_rate
 from quant_sweep.recovery.learned import LearnedNetwork, _LearnedStep
 from quant_sweep.recovery.recover import damage
@@ -95,13 +95,15 @@ def test_what_is_learned_is_what_comes_out(network: tuple[QuantGraph, OnGrids], 
 
 
 @pytest.mark.parametrize("codes", [False, True])
-def test_it_helps_images_that_it_did_not_see(codes: bool) -> None:
-    original, quantized = on_grids(tiny(), images(64), bits=3)
-    rounded = Reconstruct(rows=2000).recover(original, quantized, [images(64)])
-    for before in (quantized, rounded):
-        made = Distill(codes=codes, steps=60).recover(original, before, [images(64)])
-        test = [images(64, seed=5)]
-        assert damage(original, made, test) < damage(original, before, test)
+@pytest.mark.parametrize(
+    ("network", "begin"), [(tiny, None), (tiny, Bias()), (cifar_resnet8, Reconstruct(rows=2000))], ids=str
+)
+def test_it_helps_images_that_it_did_not_see(network, begin: Recovery | None, codes: bool) -> None:
+    original, quantized = on_grids(network(), images(64), bits=3)
+    before = quantized if begin is None else begin.recover(original, quantized, [images(64)])
+    made = Distill(codes=codes, steps=60).recover(original, before, [images(64)])
+    test = [images(64, seed=5)]
+    assert damage(original, made, test) < damage(original, before, test)
 
 
 def test_steps_of_activations_alone_are_learned_where_weights_are_in_float() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from quant_sweep.recovery import moments as of_moments
-from quant_sweep.recovery.moments import Moments, damped, fitted
+from quant_sweep.recovery.moments import Moments, combined, damped, fitted
 
 
 @pytest.fixture(params=[128, 2], ids=["one block", "three blocks"], autouse=True)
@@ -33,6 +33,16 @@ def test_batches_add_up_to_covariances(far: float) -> None:
         wanted = torch.cov(both.T, correction=0)
         torch.testing.assert_close(h[group], wanted[:5, :5], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(c[group], wanted[:5, 5:], rtol=1e-4, atol=1e-4)
+
+
+def test_parts_combine_to_all_rows() -> None:
+    x, y = rows(far=5.0)
+    whole, parts = Moments(), [Moments() for _ in range(3)]
+    whole.add(x, y)
+    for moments, part in zip(parts, (slice(0, 10), slice(10, 15), slice(15, 60)), strict=True):
+        moments.add(x[:, part], y[:, part])
+    for found, wanted in zip(combined(parts), whole.centred(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_damping_is_a_part_of_the_mean_diagonal() -> None:
