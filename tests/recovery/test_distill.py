@@ -96,7 +96,9 @@ def test_what_is_learned_is_what_comes_out(network: tuple[QuantGraph, OnGrids], 
 
 @pytest.mark.parametrize("codes", [False, True])
 @pytest.mark.parametrize(
-    ("network", "begin"), [(tiny, None), (tiny, Bias()), (cifar_resnet8, Reconstruct(rows=2000))], ids=str
+    ("network", "begin"),
+    [(tiny, None), (tiny, Bias()), (cifar_resnet8, Reconstruct(rows=2000))],
+    ids=["plain", "bias", "reconstruct"],
 )
 def test_it_helps_images_that_it_did_not_see(network, begin: Recovery | None, codes: bool) -> None:
     original, quantized = on_grids(network(), images(64), bits=3)
