@@ -24,7 +24,8 @@ def test_is_captured_and_quantized_like_each_layer_alone(name: str) -> None:
 
 # Of networks that take more than five seconds whole.
 FEWER_BLOCKS = {"vit_tiny_patch16_224": {"depth": 3}, "levit_128s": {"depth": (1, 1, 2)}}
-# Sums of two layers are rounded where an integer engine adds them, which layers alone do not: dB below, as measured.
-MOST_BELOW: dict[str, float] = {"regnetx_002": 4.0}
+# Sums of two layers are rounded where an integer engine adds them, and what it looks GELU up by, which layers alone do
+# not: dB below, as measured. Without the rounding in front of GELU the transformer is 0.3 below to 0.8 above.
+MOST_BELOW: dict[str, float] = {"regnetx_002": 4.0, "vit_tiny_patch16_224": 3.0}
 # BatchNorms that follow no layer, or a sum: how many of each network.
 FREE_NORMS = {"repvgg_a0": 17, "resnetv2_18": 9}
