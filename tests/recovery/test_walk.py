@@ -59,6 +59,14 @@ def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
         torch.testing.assert_close(targets, target, rtol=1e-4, atol=1e-4)
 
 
+def test_progress_knows_how_many_nodes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, quantized = on_grids(several(), images(8), bits=4)
+    told: list[int | None] = []
+    monkeypatch.setattr("quant_sweep.recovery.walk.tracked", lambda nodes, _name, total: told.append(total) or nodes)
+    walk(graph, quantized, [images(8)], unchanged)
+    assert told == [len(graph.graph.nodes)]
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_steps_follow_the_tensors(power: float) -> None:
     """All that the network computes; they become smaller where weights are."""
