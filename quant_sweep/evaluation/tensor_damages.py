@@ -14,6 +14,7 @@ from quant_sweep.quantization.scheme import FLOAT, Width
 from quant_sweep.recovery import OnGrids
 from quant_sweep.recovery.recover import apart
 from quant_sweep.runtime.full_precision import full_precision
+from quant_sweep.runtime.threads import Workers
 
 Widths = Mapping[str, Width]  # by tensor
 Damages = dict[str, dict[Width, float]]  # of each tensor at each width
@@ -23,14 +24,17 @@ Damages = dict[str, dict[Width, float]]  # of each tensor at each width
 @full_precision()
 def damage_and_changes(original: QuantGraph, state: OnGrids, batches: Sequence[Tensor]) -> tuple[float, float]:
     """Mean divergence of the outputs, and percent of the images with another class."""
-    wanted, found = Network(original.graph), _network(state)
-    total, changed, images = 0.0, 0, 0
-    for batch in batches:
-        outputs, made = (pytree.tree_leaves(n.to(batch.device)(batch)) for n in (wanted, found))
-        total += len(batch) * apart(outputs, made)
-        changed += int((outputs[0].argmax(-1) != made[0].argmax(-1)).reshape(len(batch), -1).any(1).sum())
-        images += len(batch)
-    return total / images, 100.0 * changed / images
+    device, images = batches[0].device, sum(map(len, batches))
+    networks = [network.to(device) for network in (Network(original.graph), _network(state))]
+
+    @torch.no_grad()  # each thread has a state of its own
+    def of(batch: Tensor) -> tuple[float, int]:
+        wanted, found = (pytree.tree_leaves(network(batch)) for network in networks)
+        changed = (wanted[0].argmax(-1) != found[0].argmax(-1)).reshape(len(batch), -1).any(1)
+        return len(batch) * apart(wanted, found), int(changed.sum())
+
+    damages, changes = zip(*Workers(device).map(of, batches), strict=True)
+    return sum(damages) / images, 100.0 * sum(changes) / images
 
 
 @torch.no_grad()
@@ -49,28 +53,35 @@ def tensor_damages(
         weights: networks whose weights have a width; a weight and the bias of its layer are taken from there.
         activations: networks whose activations have it; their grids are taken.
         choices: the widths to measure, by tensor.
-        batches: inputs; what the float network makes of one is kept in memory meanwhile.
+        batches: inputs; what the float network makes of one is kept in memory meanwhile, by each thread of one.
 
     Returns:
         by tensor and width; 0 in float.
     """
-    network = insert_at_quantizers(original, {q.name: _unchanged for q in original.activations})
+    device, images = batches[0].device, sum(map(len, batches))
+    network = insert_at_quantizers(original, {q.name: _unchanged for q in original.activations}).to(device)
     layers = {q.name: q.layers for q in original.weights}
-    found: Damages = {name: dict.fromkeys(choice, 0.0) for name, choice in choices.items()}
-    images = sum(len(batch) for batch in batches)
-    for batch in batches:
-        values = network.to(batch.device).values(batch, keep=lambda _: True)
+
+    @torch.no_grad()  # each thread has a state of its own
+    def of(batch: Tensor) -> Damages:
+        values = network.values(batch, keep=lambda _: True)
         outputs = pytree.tree_leaves(network.returned(values))
-        for name, choice in choices.items():
-            for width in choice:
-                if width == FLOAT:
-                    continue
-                inserted = {} if name in layers else {name: _stand_in(activations[width], name)}
-                constants = _swapped(original, weights[width], name, layers[name]) if name in layers else {}
-                constants = {key: value.to(batch.device) for key, value in constants.items()}
-                made = pytree.tree_leaves(network.again(values, inserted, constants))
-                found[name][width] += apart(outputs, made) * len(batch) / images
-    return found
+
+        def damage(name: str, width: Width) -> float:
+            if width == FLOAT:
+                return 0.0
+            inserted = {} if name in layers else {name: _stand_in(activations[width], name)}
+            constants = _swapped(original, weights[width], name, layers[name]) if name in layers else {}
+            constants = {key: value.to(device) for key, value in constants.items()}
+            made = pytree.tree_leaves(network.again(values, inserted, constants))
+            return apart(outputs, made) * len(batch) / images
+
+        return {name: {width: damage(name, width) for width in choice} for name, choice in choices.items()}
+
+    parts = Workers(device).map(of, batches)
+    return {
+        name: {width: sum(part[name][width] for part in parts) for width in choice} for name, choice in choices.items()
+    }
 
 
 def _network(state: OnGrids) -> Network:

@@ -23,6 +23,7 @@ from quant_sweep.graph import Network, QuantGraph, weights_on_grid
 from quant_sweep.recovery.base import Inputs, Learner, LearningTask, OnGrids, Recovery
 from quant_sweep.recovery.divergence import divergence
 from quant_sweep.runtime.full_precision import full_precision
+from quant_sweep.runtime.threads import Workers
 
 log = logging.getLogger(__name__)
 
@@ -164,13 +165,15 @@ def check_enough(inputs: int) -> None:
 @full_precision()
 def damage(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> float:
     """How far the quantized network's outputs are from the float network's: `divergence`, summed over the outputs."""
-    networks = (Network(original.graph), Simulate().build(quantized.graph, quantized.qparams))
-    total, count = 0.0, 0
-    for batch in batches:
-        wanted, found = (pytree.tree_leaves(network.to(batch.device)(batch)) for network in networks)
-        total += len(batch) * apart(wanted, found)
-        count += len(batch)
-    return total / count
+    device = batches[0].device
+    networks = [n.to(device) for n in (Network(original.graph), Simulate().build(quantized.graph, quantized.qparams))]
+
+    @torch.no_grad()  # each thread has a state of its own
+    def of(batch: Tensor) -> float:
+        wanted, found = (pytree.tree_leaves(network(batch)) for network in networks)
+        return len(batch) * apart(wanted, found)
+
+    return sum(Workers(device).map(of, batches)) / sum(map(len, batches))
 
 
 def apart(wanted: Iterable[Any], found: Iterable[Any]) -> float:
