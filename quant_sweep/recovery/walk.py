@@ -10,6 +10,9 @@ what the quantized network adds to it. The other operand is therefore computed f
 A layer that is fitted by least squares to a noisy input makes smaller outputs than the float network does. The steps
 that were chosen for the float network are then too wide, so they can follow the tensors.
 
+What alone reads a layer's output, such as a ReLU, is computed with it, batch by batch, by several threads; the last
+tensor is kept until it was read, in the quantized network as codes.
+
 Sources: Finkelstein et al. 2019, arXiv:1906.03193, for the biases; the sum is that of AdaRound's blocks made exact.
 Leaves out: weights that several layers share, which stay as they are.
 """
@@ -28,9 +31,10 @@ from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import INPUT, FakeQuantize, Graph, Node, QuantGraph
 from quant_sweep.graph.fold import output_axis
-from quant_sweep.graph.operations import Add, Weighted
+from quant_sweep.graph.operations import Weighted
 from quant_sweep.graph.quantizers import only_reader, other_operand
 from quant_sweep.recovery.base import OnGrids
+from quant_sweep.recovery.order import added_to, in_order
 from quant_sweep.runtime.freed_memory import give_back
 from quant_sweep.runtime.full_precision import full_precision
 from quant_sweep.runtime.progress import tracked
@@ -353,39 +357,6 @@ def _first_batches(batches: Sequence[Tensor], inputs: int) -> int:
 def _side_by_side(batch: Tensor) -> Tensor:
     """The same images with their channels side by side: convolutions, and windows of them, are then read faster."""
     return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
-
-
-def added_to(graph: Graph, layer: Node) -> Node | None:
-    """The sum that alone reads a layer's output, if the sum has its shape."""
-    reader = only_reader(graph, layer.name)
-    if reader is None or not isinstance(reader.operation, Add) or reader.inputs[0] == reader.inputs[1]:
-        return None
-    return reader if reader.shape == layer.shape else None
-
-
-def in_order(graph: Graph) -> Iterator[Node]:
-    """The nodes in an order in which they can be computed: that of the graph, except that what a layer's output is
-    added to comes before the layer. It is not made of the layer, whose output the sum alone reads."""
-    done, waiting = set[str](), set[str]()
-
-    def with_what_it_reads(name: str) -> Iterator[Node]:
-        if name in done or name not in graph.node:
-            return
-        node = graph.node[name]
-        for read in node.inputs:
-            yield from with_what_it_reads(read)
-        add = added_to(graph, node) if isinstance(node.operation, Weighted) else None
-        if add is not None:
-            other = other_operand(add, name)
-            if other not in waiting:
-                waiting.add(name)
-                yield from with_what_it_reads(other)
-        if name not in done:
-            done.add(name)
-            yield node
-
-    for node in graph.nodes:
-        yield from with_what_it_reads(node.name)
 
 
 def channel_means(batches: Iterable[Tensor], axis: int) -> Tensor:

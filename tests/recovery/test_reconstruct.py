@@ -16,7 +16,7 @@ from quant_sweep.graph import Fusion, Network, Node, QuantGraph, weights_on_grid
 from quant_sweep.graph.fold import output_axis
 from quant_sweep.quantization.scheme import AFFINE, Scheme
 from quant_sweep.recovery import Bias, OnGrids, Reconstruct
-from quant_sweep.recovery.walk import added_to
+from quant_sweep.recovery.order import added_to
 
 PER_TENSOR = Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.graph import INPUT, Network
-from quant_sweep.recovery.walk import Layer, channel_means, in_order, walk
+from quant_sweep.recovery.walk import Layer, channel_means, walk
 
 
 def unchanged(layer: Layer) -> tuple[Tensor, QParams]:
@@ -21,16 +21,6 @@ def unchanged(layer: Layer) -> tuple[Tensor, QParams]:
 
 def smaller(layer: Layer) -> tuple[Tensor, QParams]:
     return 0.8 * layer.weight, layer.grid
-
-
-def test_what_is_added_to_a_layer_comes_before_it() -> None:
-    graph, _ = on_grids(several(), images(8), bits=8)
-    names = [node.name for node in in_order(graph.graph)]
-    assert sorted(names) == sorted(graph.graph.node)
-    assert names.index("shortcut.output") < names.index("grouped.output")
-    for node in graph.graph.nodes:
-        for read in graph.graph.computed_inputs(node):
-            assert read == "input" or names.index(read) < names.index(node.name)
 
 
 def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
