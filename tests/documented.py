@@ -119,7 +119,7 @@ def _prepared(folder: Path, command: Command) -> list[str]:
             "recovery.distill.steps=2",
         ]
     checkpoint = command.value("model.checkpoint")
-    if checkpoint is not None:
+    if checkpoint is not None and not checkpoint.startswith("outputs/"):  # there training has left them
         _write_weights(folder / checkpoint, command)
     if command.program == "quant-sweep-train":
         return [*words, "train.epochs=1"]
