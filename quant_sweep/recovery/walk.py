@@ -46,7 +46,12 @@ _MEASURED = 128  # inputs that tell how large a tensor is
 @final
 @dataclass(frozen=True, eq=False)
 class Batches(Iterable[Tensor]):
-    """A tensor a batch, made whenever it is asked for, so that none has to be kept."""
+    """A tensor a batch, made whenever it is asked for, so that none has to be kept.
+
+    Attributes:
+        count: how many batches.
+        make: the tensor of a batch, (n, ...), by its number.
+    """
 
     count: int
     make: Callable[[int], Tensor]

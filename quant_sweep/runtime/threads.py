@@ -24,7 +24,8 @@ _Result = TypeVar("_Result")
 
 @final
 class Workers:
-    """As many threads as torch computes with, each of which computes alone. They start when they are first needed.
+    """As many threads as torch computes with, each of which computes alone. They start when they are first needed, and
+    each has a state of its own of what `torch.no_grad` sets.
 
     Args:
         device: where they compute; beside a GPU there is one.
@@ -43,6 +44,7 @@ class Workers:
 
     @property
     def threads(self) -> int:
+        """How many there are."""
         return torch.get_num_threads() if self._device is None or self._device.type == "cpu" else 1
 
     def map(self, function: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
