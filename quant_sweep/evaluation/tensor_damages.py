@@ -27,7 +27,6 @@ def damage_and_changes(original: QuantGraph, state: OnGrids, batches: Sequence[T
     device, images = batches[0].device, sum(map(len, batches))
     networks = [network.to(device) for network in (Network(original.graph), _network(state))]
 
-    @torch.no_grad()  # each thread has a state of its own
     def of(batch: Tensor) -> tuple[float, int]:
         wanted, found = (pytree.tree_leaves(network(batch)) for network in networks)
         changed = (wanted[0].argmax(-1) != found[0].argmax(-1)).reshape(len(batch), -1).any(1)
@@ -62,7 +61,6 @@ def tensor_damages(
     network = insert_at_quantizers(original, {q.name: _unchanged for q in original.activations}).to(device)
     layers = {q.name: q.layers for q in original.weights}
 
-    @torch.no_grad()  # each thread has a state of its own
     def of(batch: Tensor) -> Damages:
         values = network.values(batch, keep=lambda _: True)
         outputs = pytree.tree_leaves(network.returned(values))

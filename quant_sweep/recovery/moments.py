@@ -97,7 +97,6 @@ def moments_of(layer: Layer, rows: int, generator: torch.Generator) -> tuple[Ten
     count = len(layer.inputs)
     seeds = torch.randint(2**62, (count,), generator=generator).tolist()
 
-    @torch.no_grad()
     def added_up(numbers: range) -> Moments:
         moments = Moments()
         for i in numbers:

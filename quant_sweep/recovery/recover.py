@@ -168,7 +168,6 @@ def damage(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) 
     device = batches[0].device
     networks = [n.to(device) for n in (Network(original.graph), Simulate().build(quantized.graph, quantized.qparams))]
 
-    @torch.no_grad()  # each thread has a state of its own
     def of(batch: Tensor) -> float:
         wanted, found = (pytree.tree_leaves(network(batch)) for network in networks)
         return len(batch) * apart(wanted, found)

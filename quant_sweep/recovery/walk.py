@@ -133,7 +133,6 @@ class _Values:
             self._unread[name] -= 1
         done = [name for name in dict.fromkeys(read) if not self._unread[name]]
 
-        @torch.no_grad()  # each thread has a state of its own
         def made_by(i: int) -> Any:
             made = value(i)
             for name in done:
@@ -245,7 +244,6 @@ class _Walk:
         first: list[dict[str, Any]] = [{} for _ in range(self.measured)]
         for node in chain:
 
-            @torch.no_grad()
             def go_on(i: int, node: Node = node) -> None:
                 first[i] = made_by(node, constants | first[i], i)
 
@@ -324,7 +322,6 @@ class _Walk:
     def _mean(self, batches: Batches) -> Tensor:
         """Over all inputs, float64 (1, ...)."""
 
-        @torch.no_grad()
         def total(numbers: range) -> Tensor:
             first, *others = numbers
             made = batches.make(first).sum(dim=0, keepdim=True).double()

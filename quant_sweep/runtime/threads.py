@@ -24,8 +24,7 @@ _Result = TypeVar("_Result")
 
 @final
 class Workers:
-    """As many threads as torch computes with, each of which computes alone. They start when they are first needed, and
-    each has a state of its own of what `torch.no_grad` sets.
+    """As many threads as torch computes with, each of which computes alone. They start when they are first needed.
 
     Args:
         device: where they compute; beside a GPU there is one.
@@ -48,11 +47,18 @@ class Workers:
         return torch.get_num_threads() if self._device is None or self._device.type == "cpu" else 1
 
     def map(self, function: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
-        """[function(part) for part in parts]; a single part is computed with all threads together."""
+        """[function(part) for part in parts], with gradients where the caller has them; a single part is computed with
+        all threads together."""
         if self.threads == 1 or len(parts) == 1:
             return [function(part) for part in parts]
         self._pool = self._pool or _threads_that_compute_alone(self.threads)
-        return list(self._pool.map(function, parts))
+        with_gradients = torch.is_grad_enabled()  # a thread does not know what its caller has set
+
+        def computed(part: _Part) -> _Result:
+            with torch.set_grad_enabled(with_gradients):
+                return function(part)
+
+        return list(self._pool.map(computed, parts))
 
     def runs(self, count: int) -> list[range]:
         """The numbers below `count`, at least 1, in as many runs as there are threads, if there are as many."""

@@ -68,6 +68,12 @@ def test_the_same_for_any_number_of_images(network: IntegerNetwork, count: int) 
         assert torch.equal(codes, torch.cat([one[name] for one in each])), name
 
 
+@pytest.mark.parametrize("enabled", [False, True])
+def test_threads_have_gradients_where_the_caller_has_them(enabled: bool) -> None:
+    with torch.set_grad_enabled(enabled):
+        assert Workers().map(lambda _: torch.is_grad_enabled(), range(5)) == [enabled] * 5
+
+
 def test_numbers_in_runs_one_a_thread() -> None:
     assert [list(run) for run in Workers().runs(7)] == [[0, 1], [2, 3], [4, 5, 6]]
     assert [list(run) for run in Workers().runs(2)] == [[0], [1]]
