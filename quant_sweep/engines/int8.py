@@ -65,6 +65,8 @@ class Int8(Engine):
 class IntegerNetwork(NetworkOfCodes):
     """The network on integer kernels. It stays on the CPU."""
 
+    rounds = 1e-4  # exact sums, scaled in float32
+
     def __init__(self, lowered: Lowered, constants: Mapping[str, Tensor], qparams: Mapping[str, QParams]) -> None:
         super().__init__()
         self.float_tensors = lowered.float_tensors

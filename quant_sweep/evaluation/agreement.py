@@ -1,8 +1,9 @@
 """How far an integer engine and the float simulation of the same grids part.
 
-A value that lies within float rounding of a tie may round to either side, and whatever is computed from it then differs
-too. So each tensor is compared where both engines had the same inputs: the simulation computes it from the integer
-engine's own codes, layer by layer. What such flips do to the answers is measured apart, on the whole network.
+A value that lies within rounding of a tie may go to either side, and whatever is computed from it then differs too. So
+each tensor is compared where both engines had the same inputs: the simulation computes it from the integer engine's own
+codes, layer by layer. How far from a tie the simulation's value lies, where the codes differ, says whether rounding
+explains it. What such flips do to the answers is measured apart, on the whole network.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.data import DataSet
 from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_quantizers, weights_on_grid
@@ -23,8 +24,8 @@ from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_quantizers, we
 # How many images `compare_some_images` takes the classes of; and it compares each code of as many images as give about
 # this many codes, so that a point of a large network does not spend seconds on it.
 _FEWEST_IMAGES, _MOST_IMAGES, _COMPARED_CODES = 8, 32, 2**23
-# Shares of a tensor's codes that may round to the other side of a tie, below 8 bits and from there on.
-_MOST_DIFFERING, _MOST_DIFFERING_8_BITS = 0.01, 0.001
+# How far the simulation's value may be from the exact one, in steps: float32 sums of many products that cancel.
+_SIMULATION_ROUNDS = 2.0**-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class EngineAgreement:
         same_class: percent of images to which both engines give the same class, or nearly the same numbers.
         lsb: largest difference of codes, by the name of the tensor, in the order in which they are computed.
         shares: share of codes that differ, by the name of the tensor.
+        from_tie: how far from a tie the simulation's values lie where the codes differ, at most, in steps of the grid,
+            by the name of the tensor.
         compared_codes: how many codes were compared.
         differing: share of all of them that differ.
     """
@@ -44,6 +47,7 @@ class EngineAgreement:
     same_class: float
     lsb: Mapping[str, int]
     shares: Mapping[str, float]
+    from_tie: Mapping[str, float]
     compared_codes: int
     differing: float
 
@@ -57,22 +61,20 @@ class EngineAgreement:
         """The first tensor whose codes differ; None if none do."""
         return next((name for name, largest in self.lsb.items() if largest > 0), None)
 
-    def disagreement(self, specs: Mapping[str, QuantSpec]) -> str | None:
+    def disagreement(self, rounds: float) -> str | None:
         """Why the engine is not to be believed, naming the first tensor that says so; None if it is.
 
-        Rounding to the other side of a tie explains a difference of one code, in few of a tensor's codes.
+        Rounding explains a code that differs where the simulation's value lies near the tie between both.
 
         Args:
-            specs: of the tensors, by name.
+            rounds: how far from its exact value the engine may have what it rounds, in steps of a grid.
         """
-        for name, largest in self.lsb.items():
-            allowed = _MOST_DIFFERING_8_BITS if specs[name].bits >= 8 else _MOST_DIFFERING
-            if largest > 1:
-                return f"{name} differs from simulate by {largest} LSB, where rounding explains 1"
-            if self.shares[name] > allowed:
-                share = f"{100 * self.shares[name]:.2g} %"
+        most = rounds + _SIMULATION_ROUNDS
+        for name, from_tie in self.from_tie.items():
+            if not from_tie <= most:  # or no number
                 return (
-                    f"{name} differs from simulate in {share} of its codes, where rounding explains {100 * allowed:g} %"
+                    f"{name} differs from simulate in {100 * self.shares[name]:.2g} % of its codes, by "
+                    f"{0.5 + from_tie:.3g} steps, where rounding explains {0.5 + most:.3g}"
                 )
         return None
 
@@ -98,6 +100,7 @@ def compare_with_simulation(
         same_class=100.0 * _same(network(images), simulation(images)).to(torch.float64).mean().item(),
         lsb={name: comparison.largest for name, comparison in comparisons.items()},
         shares={name: comparison.differing / max(comparison.compared, 1) for name, comparison in comparisons.items()},
+        from_tie={name: comparison.from_tie for name, comparison in comparisons.items()},
         compared_codes=compared,
         differing=sum(comparison.differing for comparison in comparisons.values()) / max(compared, 1),
     )
@@ -132,7 +135,7 @@ class _CompareThenReplace:
     def __init__(self, grid: QParams, codes: dict[str, Tensor], name: str) -> None:
         self.codes, self.name = codes, name
         self.simulate, self.zero_point = FakeQuantize(grid), int(grid.zero_point)
-        self.largest, self.differing, self.compared = 0, 0, 0
+        self.largest, self.differing, self.compared, self.from_tie = 0, 0, 0, 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.name not in self.codes:
@@ -140,5 +143,8 @@ class _CompareThenReplace:
         own = self.codes.pop(self.name).to(torch.float32).sub_(self.zero_point)
         difference = self.simulate.codes(x).sub_(own)
         self.largest, self.differing = int(max(map(abs, difference.aminmax()))), int(difference.count_nonzero())
+        if self.differing:
+            distance = self.simulate.steps(x).sub_(own).abs_().amax().item()
+            self.from_tie = max(distance - 0.5, 0.0)
         self.compared = own.numel()
         return own.mul_(self.simulate.scale)

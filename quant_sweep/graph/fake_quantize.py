@@ -19,9 +19,13 @@ class FakeQuantize(nn.Module):
         self.scale = float(qparams.scale)
         self.lowest, self.highest = spec.qmin - zero_point, spec.qmax - zero_point  # codes, counted from that of 0.0
 
+    def steps(self, x: Tensor) -> Tensor:
+        """How many steps above 0.0, within the grid and before rounding: float32, shaped like x."""
+        return x.div(self.scale).clamp_(self.lowest, self.highest)
+
     def codes(self, x: Tensor) -> Tensor:
         """Codes, counted from that of 0.0: float32, shaped like x."""
-        return x.div(self.scale).round_().clamp_(self.lowest, self.highest)
+        return self.steps(x).round_()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.codes(x).mul_(self.scale)

@@ -152,7 +152,7 @@ def _believed(
         return quantized, None
     agreement = compare_some_images(network, quantized.graph, quantized.qparams, prepared.data)
     record_agreement(record, agreement, network.float_tensors)
-    reason = agreement.disagreement(prepared.specs)
+    reason = agreement.disagreement(network.rounds)
     if reason is None:
         return quantized, agreement
     if point.choice is None:

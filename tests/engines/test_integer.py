@@ -44,6 +44,7 @@ from torch.utils._pytree import tree_leaves
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines import Integer, Simulate
 from quant_sweep.engines.integer.elementwise import average_kernel, sum_kernel
+from quant_sweep.engines.integer.engine import IntegerOnlyNetwork
 from quant_sweep.engines.integer.layers import layer_kernel
 from quant_sweep.engines.integer.stored import Stored
 from quant_sweep.engines.lowering import PooledAverage, Sum, Value
@@ -96,10 +97,9 @@ def test_layer_is_the_exact_sum_within_the_bound(
     kernel = layer_kernel(step, constants_of(module), weight_grid)
     with NoFloats():
         codes = kernel(*operands)
-    # Half a code; what the fixed-point factor is off; what the bias is; half a fine step each where two are added up.
-    bound = 0.5 + 2.0**-8 + 2.0**-9 + 2.0**-11
     found = Stored.of(out_grid).codes(codes)
-    assert float((found - in_codes(real.clamp(*limits), out_grid)).abs().max()) <= bound
+    distance = (found - in_codes(real.clamp(*limits), out_grid)).abs()
+    assert float(distance.max()) <= 0.5 + IntegerOnlyNetwork.rounds
 
 
 @given(data=st.data(), x_grid=grids(0.05), y_grid=grids(0.05), out_grid=grids(0.05))
@@ -228,6 +228,7 @@ def test_networks_have_the_codes_of_simulate_within_one(network: str, scheme: st
     agreement = compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch))
     assert list(agreement.lsb) == [q.name for q in graph.activations]
     assert agreement.largest_lsb <= 1
+    assert agreement.disagreement(integer.rounds) is None
     assert integer.float_tensors == ()
 
 
@@ -276,7 +277,9 @@ def test_trained_network(bits: int, agree: float) -> None:
     one_step_each = (weight[theirs] - weight[ours]).abs().sum(1) * qparams["avgpool.output"].scale
     assert bool((apart <= one_step_each).all())  # 0 <= 0 where the classes are the same
     assert float((ours == theirs).float().mean()) >= agree
-    assert compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch)).largest_lsb <= 1
+    agreement = compare_with_simulation(integer, graph, qparams, batch, codes_of=len(batch))
+    assert agreement.largest_lsb <= 1
+    assert agreement.disagreement(integer.rounds) is None
 
 
 # -- onnxruntime --

@@ -15,12 +15,14 @@ from whole_codes import codes_and_outputs
 from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.engines import Int8, Integer, Simulate
+from quant_sweep.engines.int8 import IntegerNetwork
+from quant_sweep.engines.integer.engine import IntegerOnlyNetwork
 from quant_sweep.engines.lowering import Layer, Quantize, lower
 from quant_sweep.graph import Fusion, QuantGraph, capture
 from quant_sweep.quantization.scheme import BitWidths
 
-# How far a code may lie from the exact value: what float32 makes of a tie, or the integers' own bound (`test_integer`).
-ENGINES = {Simulate: 0.5 + 1e-4, Int8: 0.5 + 1e-4, Integer: 0.5 + 2.0**-8 + 2.0**-9 + 2.0**-11}
+# How far a code may lie from the exact value: what float32 makes of a tie, or the engine's own bound.
+ENGINES = {Simulate: 0.5 + 1e-4, Int8: 0.5 + IntegerNetwork.rounds, Integer: 0.5 + IntegerOnlyNetwork.rounds}
 
 Options: TypeAlias = Mapping[str, object]
 OPTIONS: Mapping[str, Options] = {

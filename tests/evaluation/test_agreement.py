@@ -1,6 +1,7 @@
 """The comparison of engines sees what differs, where it began, and nothing that only follows from it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from small_networks import captured, cifar_resnet20, images
 from torch import Tensor
 
-from quant_sweep.arithmetic.qparams import QParams, QuantSpec
+from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.data.base import ImageSet, data_set, decoded
-from quant_sweep.engines import Int8, Simulate
+from quant_sweep.engines import Engine, Int8, Integer, Simulate
 from quant_sweep.engines.int8 import IntegerNetwork
+from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.evaluation import agreement as agreement_of_engines
 from quant_sweep.evaluation.agreement import EngineAgreement, _same, compare_some_images, compare_with_simulation
 from quant_sweep.graph import Fusion, QuantGraph
@@ -20,11 +22,15 @@ from quant_sweep.observers import MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
 
 
+def on_grids(widths: BitWidths, fusion: Fusion = Fusion.conv_bn_relu) -> tuple[QuantGraph, dict[str, QParams]]:
+    graph = captured(cifar_resnet20, fusion)
+    specs = assign_specs(graph, AFFINE, widths)
+    return graph, choose_qparams(calibrate(graph, [images(8)]), specs, MinMax(), MinMax())
+
+
 @pytest.fixture(params=Fusion, scope="module")
 def prepared(request: pytest.FixtureRequest, exact_int8: int) -> tuple[QuantGraph, dict[str, QParams], IntegerNetwork]:
-    graph = captured(cifar_resnet20, request.param)
-    specs = assign_specs(graph, AFFINE, BitWidths(min(4, exact_int8), 4, {}))
-    qparams = choose_qparams(calibrate(graph, [images(8)]), specs, MinMax(), MinMax())
+    graph, qparams = on_grids(BitWidths(min(4, exact_int8), 4, {}), request.param)
     return graph, qparams, Int8().build(graph, qparams)
 
 
@@ -107,17 +113,68 @@ def test_numbers_are_those_of_the_codes_that_were_moved(prepared, by: tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("bits", "lsb", "share", "believed"),
+    ("rounds", "from_tie", "believed"),
     [
-        *((4, 1, 0.01, True), (4, 1, 0.011, False), (4, 2, 0.0, False)),
-        *((8, 1, 0.001, True), (8, 1, 0.0011, False)),
+        *((0.0, 0.0, True), (0.0, 2.0**-6, True), (0.0, 0.016, False), (0.0, 1.0, False), (0.0, math.nan, False)),
+        *((0.01, 0.0256, True), (0.01, 0.0257, False)),
     ],
 )
-def test_what_rounding_explains(bits: int, lsb: int, share: float, believed: bool) -> None:
-    found = EngineAgreement(4, 100.0, {"a": 0, "b": lsb}, {"a": 0.0, "b": share}, 1000, share / 2)
-    said = found.disagreement({"a": QuantSpec(bits), "b": QuantSpec(bits)})
+def test_what_rounding_explains(rounds: float, from_tie: float, believed: bool) -> None:
+    found = EngineAgreement(4, 100.0, {"a": 0, "b": 1}, {"a": 0.0, "b": 0.01}, {"a": 0.0, "b": from_tie}, 1000, 0.005)
+    said = found.disagreement(rounds)
     assert (said is None) == believed
-    assert believed or str(said).startswith("b differs from simulate")
+    assert believed or str(said).startswith("b differs from simulate in 1 % of its codes, by ")
+
+
+@pytest.mark.parametrize("engine", [Int8, Integer])
+@pytest.mark.parametrize("bits", [8, 5, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_engine_that_computes_the_same_grids_is_believed(
+    engine: type[Engine], bits: int, seed: int, exact_int8: int
+) -> None:
+    """With few images and a narrow layer the share of codes that differ is anything; their distance to a tie is not."""
+    graph, qparams = on_grids(BitWidths(min(bits, exact_int8), bits, {}))
+    network = engine().build(graph, qparams)
+    assert isinstance(network, NetworkOfCodes)
+    agreement = compare_with_simulation(network, graph, qparams, images(1 + 5 * seed, seed=1 + seed), 1 + seed)
+    assert agreement.disagreement(network.rounds) is None
+
+
+def bias_off(graph: QuantGraph, qparams: dict[str, QParams]) -> tuple[QuantGraph, dict[str, QParams]]:
+    """By a tenth of a step of what the layer is rounded to."""
+    name = "layer1.0.conv1.bias"
+    bias = graph.graph.constants[name] + 0.1 * qparams["layer1.0.relu1.output"].scale
+    constants = {**graph.graph.constants, name: bias}
+    return dataclasses.replace(graph, graph=dataclasses.replace(graph.graph, constants=constants)), qparams
+
+
+def channel_off(graph: QuantGraph, qparams: dict[str, QParams]) -> tuple[QuantGraph, dict[str, QParams]]:
+    """The weights of one channel, by a tenth."""
+    name = "layer1.0.conv1.weight"
+    factor = torch.ones_like(qparams[name].scale)
+    factor[0] = 1.1
+    return graph, qparams | {name: dataclasses.replace(qparams[name], scale=qparams[name].scale * factor)}
+
+
+@pytest.mark.parametrize("engine", [Int8, Integer])
+@pytest.mark.parametrize("bits", [8, 5, 2])
+@pytest.mark.parametrize("mistake", [bias_off, channel_off])
+def test_a_network_with_a_mistake_is_not_believed(engine: type[Engine], bits: int, mistake, exact_int8: int) -> None:
+    graph, qparams = on_grids(BitWidths(min(bits, exact_int8), bits, {}))
+    network = engine().build(*mistake(graph, qparams))
+    assert isinstance(network, NetworkOfCodes)
+    said = compare_with_simulation(network, graph, qparams, images(4, seed=1), 4).disagreement(network.rounds)
+    assert said is not None
+    assert said.startswith("layer1.0.relu1.output differs from simulate")
+
+
+@pytest.mark.parametrize("by", [-3, -1, 1, 3])
+def test_a_single_wrong_code_is_not_believed(prepared, by: int) -> None:
+    graph, qparams, network = prepared
+    last = graph.activations[-1].name
+    found = compare_with_simulation(Altered(network, {last: (by,)}), graph, qparams, images(4, seed=1), 4)
+    assert abs(by) - 1 < found.from_tie[last] < abs(by)
+    assert str(found.disagreement(network.rounds)).startswith(f"{last} differs from simulate")
 
 
 def test_no_difference_has_no_first_tensor(prepared) -> None:

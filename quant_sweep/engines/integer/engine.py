@@ -98,6 +98,9 @@ def _lowered(graph: QuantGraph, qparams: Mapping[str, QParams]) -> Lowered:
 class IntegerOnlyNetwork(NetworkOfCodes):
     """Images to codes, codes to logits in integers, and these to real units. It stays on the CPU."""
 
+    # What the fixed-point factor is off; what the bias is; half a fine step each where two are added up.
+    rounds = 2.0**-8 + 2.0**-9 + 2.0**-11
+
     def __init__(self, lowered: Lowered, constants: Mapping[str, Tensor], qparams: Mapping[str, QParams]) -> None:
         super().__init__()
         self.float_tensors = ()

@@ -35,9 +35,11 @@ class NetworkOfCodes(nn.Module, ABC):
 
     Attributes:
         float_tensors: names of the tensors inside the network that are computed in float.
+        rounds: how far from its exact value the engine may have what it rounds to a code, in steps of the grid.
     """
 
     float_tensors: tuple[str, ...]
+    rounds: float
 
     @abstractmethod
     def codes(self, x: Tensor) -> dict[str, Tensor]:
