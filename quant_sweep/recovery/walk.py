@@ -11,7 +11,8 @@ A layer that is fitted by least squares to a noisy input makes smaller outputs t
 that were chosen for the float network are then too wide, so they can follow the tensors.
 
 What alone reads a layer's output, such as a ReLU, is computed with it, batch by batch, by several threads; the last
-tensor is kept until it was read, in the quantized network as codes.
+tensor is kept until it was read, in the quantized network as codes, in the float network in half precision if it is
+large.
 
 Sources: Finkelstein et al. 2019, arXiv:1906.03193, for the biases; the sum is that of AdaRound's blocks made exact.
 Leaves out: weights that several layers share, which stay as they are.
@@ -41,6 +42,10 @@ from quant_sweep.runtime.progress import tracked
 from quant_sweep.runtime.threads import Workers
 
 _MEASURED = 128  # inputs that tell how large a tensor is
+_LARGE = 2**27  # bytes of a tensor over all inputs
+# Where the largest value of a tensor lies if half precision holds it, and rounds no value by more than 2**-20 of it or
+# 2**-11 of the value.
+_LEAST_IN_HALF, _MOST_IN_HALF = 2.0**-4, 2.0**15
 
 
 @final
@@ -103,8 +108,7 @@ def walk(
     Args:
         original: the float network.
         quantized: the same on grids.
-        batches: inputs, float32 (n, ...) each; what both networks make of all of them is kept until it was read, where
-            it lies on a grid as codes.
+        batches: inputs, float32 (n, ...) each; what both networks make of all of them is kept until it was read.
         choose: is called for each layer in turn.
         rescale: the step of an activation is multiplied by its root mean square here, divided by that in the float
             network, to this power. 0 keeps the step, 1 the number of steps that the tensor spans.
@@ -226,12 +230,19 @@ class _Walk:
                 made = {node.name: before.operation(*read)}
                 if i < self.measured and node.name in self.grids:
                     self.float_norms[node.name][i] = torch.linalg.vector_norm(made[node.name])
-            return made[chain[-1].name]
+            return self._kept(made[chain[-1].name])
 
         self.float.keep([self.original.node[node.name] for node in chain], value)
 
+    def _kept(self, value: Any) -> Any:
+        """A value of the float network as it is kept: half precision rounds far finer than a grid does."""
+        if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.nbytes * self.count < _LARGE:
+            return value
+        largest = max(abs(float(end)) for end in value.aminmax())
+        return value.to(torch.float16) if _LEAST_IN_HALF <= largest <= _MOST_IN_HALF else value
+
     def _float_value(self, name: str, i: int) -> Any:
-        return self.float_constants[name] if name in self.float_constants else self.float.of[name][i]
+        return self.float_constants[name] if name in self.float_constants else _whole(self.float.of[name][i])
 
     def _compute_here(self, chain: Sequence[Node]) -> None:
         """In the quantized network. Steps follow what the first batches make, before the others are computed."""
@@ -337,9 +348,9 @@ class _Walk:
         network's sum, less what the quantized network adds."""
         add = self._sum_behind(node)
         if add is None:
-            return lambda i: self.float.of[node.name][i]
+            return lambda i: self._float_value(node.name, i)
         other = other_operand(add, node.name)
-        return lambda i: self.float.of[add.name][i] - self._read(other, add.name, i, {})
+        return lambda i: self._float_value(add.name, i) - self._read(other, add.name, i, {})
 
     def _bias_name(self, node: Node) -> str:
         """Of the layer's own bias; a new one where it has none, or shares it."""
@@ -348,6 +359,10 @@ class _Walk:
         stem = node.inputs[1].removesuffix(".weight")
         wanted = (f"{stem}.bias", f"{stem}.recovered_bias", f"{node.name}.recovered_bias")
         return next(name for name in wanted if name not in self.constants)
+
+
+def _whole(value: Any) -> Any:
+    return value.to(torch.float32) if isinstance(value, Tensor) and value.dtype == torch.float16 else value
 
 
 def _first_batches(batches: Sequence[Tensor], inputs: int) -> int:

@@ -11,7 +11,7 @@ from small_networks import SlowTwin, images
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.qparams import QParams
-from quant_sweep.graph import INPUT, Network
+from quant_sweep.graph import INPUT, Network, QuantGraph
 from quant_sweep.recovery.walk import Layer, channel_means, walk
 
 
@@ -47,6 +47,48 @@ def test_a_layer_is_shown_what_it_reads_and_what_it_should_write() -> None:
             add = next(reader for reader in made.graph.graph.readers[name])
             target = target + wanted[added[name]] - twin._read(added[name], add.name)
         torch.testing.assert_close(targets, target, rtol=1e-4, atol=1e-4)
+
+
+def targets_of(factor: float) -> dict[str, Tensor]:
+    """What the layers of a network should write, all its outputs being `factor` times as large."""
+    graph, quantized = on_grids(several(), images(8), bits=4)
+    seen: dict[str, Tensor] = {}
+
+    def scaled(named: QuantGraph) -> QuantGraph:
+        constants = {n: v * factor if n.startswith("stem") else v for n, v in named.graph.constants.items()}
+        return replace(named, graph=replace(named.graph, constants=constants))
+
+    def note(layer: Layer) -> tuple[Tensor, QParams]:
+        seen[layer.name] = torch.cat(list(layer.targets))
+        return unchanged(layer)
+
+    walk(scaled(graph), replace(quantized, graph=scaled(quantized.graph)), [images(5), images(8)[5:]], note)
+    return seen
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e6, 1e-7])
+def test_large_tensors_are_kept_in_half_precision_where_it_has_their_values(
+    monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    wanted = targets_of(factor)
+    monkeypatch.setattr("quant_sweep.recovery.walk._LARGE", 1)
+    halved = targets_of(factor)
+    for name, target in wanted.items():
+        assert halved[name].dtype == torch.float32
+        size = float(target.abs().max())
+        # Of itself or what its sum adds, and of the one it was computed from.
+        torch.testing.assert_close(halved[name], target, rtol=0, atol=2.0**-8 * size)
+    stem = torch.equal(halved["stem.output"], wanted["stem.output"])
+    assert stem == (factor != 1.0), "the first layer's are kept as they are where half precision does not have them"
+
+
+def test_small_tensors_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = targets_of(1.0)
+    largest = max(target.nbytes for target in wanted.values())
+    for limit, same in ((3 * largest, True), (1, False)):
+        monkeypatch.setattr("quant_sweep.recovery.walk._LARGE", limit)
+        found = targets_of(1.0)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted) == same
 
 
 def test_progress_knows_how_many_nodes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
