@@ -73,7 +73,7 @@ class EngineAgreement:
         for name, from_tie in self.from_tie.items():
             if not from_tie <= most:  # or no number
                 return (
-                    f"{name} differs from simulate in {100 * self.shares[name]:.2g} % of its codes, by "
+                    f"{name} differs from simulate in {100 * self.shares[name]:.3g} % of its codes, by "
                     f"{0.5 + from_tie:.3g} steps, where rounding explains {0.5 + most:.3g}"
                 )
         return None

@@ -145,7 +145,9 @@ def test_an_average_is_rounded_once(real: float, divisor: int, values: list[int]
 
 def test_each_average_has_its_divisor() -> None:
     sums, half = torch.tensor([[6, 6], [-7, 7]]), fixed_point_of(torch.tensor(0.5, dtype=torch.float64))
-    assert multiply_and_divide(sums, half, torch.tensor([1, 4])).tolist() == [[3, 1], [-4, 1]]
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        divisors = torch.tensor([1, 4], dtype=dtype)
+        assert multiply_and_divide(sums, half, divisors).tolist() == [[3, 1], [-4, 1]]
 
 
 def test_a_product_beyond_int32_saturates() -> None:

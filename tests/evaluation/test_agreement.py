@@ -126,6 +126,12 @@ def test_what_rounding_explains(rounds: float, from_tie: float, believed: bool) 
     assert believed or str(said).startswith("b differs from simulate in 1 % of its codes, by ")
 
 
+def test_what_is_said_of_an_engine_that_parts() -> None:
+    found = EngineAgreement(4, 50.0, {"a": 7}, {"a": 1.0}, {"a": 6.125}, 1000, 1.0)
+    words = "a differs from simulate in 100 % of its codes, by 6.62 steps, where rounding explains 0.516"
+    assert found.disagreement(0.0) == words
+
+
 @pytest.mark.parametrize("engine", [Int8, Integer])
 @pytest.mark.parametrize("bits", [8, 5, 2])
 @pytest.mark.parametrize("seed", range(3))

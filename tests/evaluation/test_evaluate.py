@@ -54,6 +54,16 @@ def test_predicts_every_image_once(data: DataSet, batch_size: int) -> None:
     assert max(batches) <= batch_size
 
 
+def test_beside_the_float_network_its_noise_is_told(data: DataSet) -> None:
+    class Louder(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return 1.1 * super().forward(x)
+
+    found = evaluate(Louder(), data, data.test, batch_size=3, original=Brightness())
+    assert found.logit_sqnr == pytest.approx(20.0, abs=1e-4)  # a tenth of every output
+    assert evaluate(Louder(), data, data.test, batch_size=3).logit_sqnr is None
+
+
 def test_a_float_network_gets_as_many_images_as_stay_in_the_cache(data: DataSet) -> None:
     class Wide(Brightness):
         def __init__(self) -> None:

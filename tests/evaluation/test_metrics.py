@@ -26,6 +26,7 @@ LOGITS = torch.randn(COUNT, CLASSES, generator=GENERATOR) + torch.eye(CLASSES)[L
 FLOAT = LOGITS + 0.3 * torch.randn(COUNT, CLASSES, generator=GENERATOR)
 MASKS = torch.randint(0, CLASSES, (COUNT, 3, 3), dtype=torch.uint8, generator=GENERATOR)
 MASKS[::7, 0, 0] = 255
+MASKS[::5, 1, 1] = CLASSES  # no class of the network's
 DENSE = torch.randn(COUNT, CLASSES, 3, 3, generator=GENERATOR)
 
 
@@ -35,7 +36,7 @@ def miou(rows: list[int]) -> float:
         both = union = 0
         for i in rows:
             for y, said in zip(MASKS[i].flatten().tolist(), DENSE[i].argmax(0).flatten().tolist(), strict=True):
-                if y != 255:
+                if y < CLASSES:
                     both += y == said == category
                     union += y == category or said == category
         ratios += [both / union] if union else []
@@ -67,6 +68,7 @@ TWINS: dict[str, tuple[Metric, Batch, Any]] = {
     "mse": (SquaredError(target="float"), LOGIT_BATCH, error),
     "psnr": (PSNR(target="float", range=3.0), LOGIT_BATCH, lambda rows: 10 * math.log10(9 / error(rows))),
     "miou": (MeanIoU(), DENSE_BATCH, miou),
+    "miou of all": (MeanIoU(ignore=None), DENSE_BATCH, miou),
 }
 
 
@@ -92,7 +94,7 @@ def test_standard_errors_are_those_of_resampled_test_sets(name: str) -> None:
 def test_gradients_are_those_of_the_values(name: str) -> None:
     measured, batch, _ = TWINS[name]
     mean = measured.statistics(batch).mean(dim=0)
-    if name == "miou":
+    if name.startswith("miou"):
         mean = mean.index_fill(0, torch.tensor([0, CLASSES]), 0.0)  # a class that does not occur
     wanted = torch.autograd.functional.jacobian(measured.value, mean)
     torch.testing.assert_close(measured.gradient(mean), wanted, rtol=1e-12, atol=0)
@@ -159,6 +161,12 @@ def test_of_several_outputs_one_is_named() -> None:
 def test_refused_in_one_line(measured: Metric, batch: Batch, words: str) -> None:
     with pytest.raises(InputError, match=words):
         measured.check(batch, CLASSES)
+
+
+def test_positions_may_lie_on_any_number_of_axes() -> None:
+    for axes in (1, 2, 3):
+        shape = (5, 6, 7)[:axes]
+        MeanIoU().check(Batch(torch.zeros(2, CLASSES, *shape), None, None, torch.zeros(2, *shape)), CLASSES)
 
 
 def test_of_several_outputs_all_make_noise_unless_one_is_named() -> None:

@@ -533,6 +533,42 @@ def test_a_size_that_a_prime_of_ours_divides_is_no_number_of_images() -> None:
         torch.testing.assert_close(found, model(x))
 
 
+def test_rounding_that_a_network_amplifies() -> None:
+    """A network that makes a change of its images 100 times as large, relative to what it returns, and one that does
+    not: noise of a millionth of the images' spread, counted ten times."""
+    x = random_images(4, 3, 8, 8) + 99.0
+    for model, times in ((nn.Conv2d(3, 4, 1, bias=False), 0.01), (Deviations(), 1.0)):
+        with torch.no_grad():
+            found = capture_float(model, x)._amplified_rounding()
+        assert 0.2 * times < found / (10 * 1e-6) < 5 * times
+
+
+class Deviations(nn.Module):
+    """What is left of the images without their mean, which is a hundred times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x - 99.0)
+
+
+class OneNumberAnImage(Net):
+    """Written with the number of images, as an operation of a tensor that has no other axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1) * x.mean((1, 2, 3)).as_strided((x.shape[0], 1), (1, 1))
+
+
+def test_an_operation_of_one_number_an_image_takes_any_number_of_them() -> None:
+    model = OneNumberAnImage().eval()
+    with torch.no_grad():
+        network = Network(capture(model, random_images(2, 3, 8, 8), Fusion.none).graph)
+        x = random_images(7, 3, 8, 8, seed=1)
+        torch.testing.assert_close(network(x), model(x))
+
+
 class Chance(Net):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) + 0.01 * torch.randn_like(x)

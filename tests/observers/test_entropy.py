@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from quant_sweep.histograms.histogram import Histogram
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Entropy
+from quant_sweep.observers.entropy import _Cumulative
 
 BINS = 64  # fewer than the candidates, so that every whole number of bins is one
 
@@ -95,6 +96,18 @@ def test_on_both_sides(by_bin: dict[int, int], bits: int, symmetric: bool) -> No
     assume(found)
     threshold = answer(of_counts(by_bin), bits, symmetric)
     assert found[threshold] <= min(found.values()) + 1e-12
+
+
+@given(st.lists(st.integers(0, 20), min_size=16, max_size=40), st.sampled_from([4, 7, 16]))
+def test_divergence_is_in_nats(counts: list[int], codes: int) -> None:
+    """Of every range from bin 0 on, against the loops."""
+    assume(any(counts))
+    ends = torch.arange(codes, len(counts) + 1)
+    found = _Cumulative.of(torch.tensor(counts, dtype=torch.float64)).divergence(torch.zeros_like(ends), ends, codes)
+    by_bin = {i: float(count) for i, count in enumerate(counts)}
+    for end, kl in zip(ends.tolist(), found.tolist(), strict=True):
+        wanted = divergence(by_bin, 0, end, codes, sum(counts))
+        assert kl == (math.inf if wanted is None else pytest.approx(wanted, abs=1e-9))
 
 
 def test_gaussian_is_clipped_in_the_tail() -> None:

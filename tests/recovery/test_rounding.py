@@ -130,6 +130,16 @@ def test_the_best_of_all_codes_is_found_where_weights_do_not_interact() -> None:
     assert torch.equal(descend(w, h, torch.zeros_like(w), scale, TERNARY), nearest(w, scale, TERNARY))
 
 
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_how_large_the_inputs_are_does_not_matter(size: float, per_channel: bool) -> None:
+    (w, h), levels = case(seed=7, groups=2), Levels(-2, 1, per_channel)
+    q, scale = round_weights(w, h, levels, sweeps=4)
+    other_q, other_scale = round_weights(w, size * h, levels, sweeps=4)
+    assert torch.equal(other_q, q)
+    torch.testing.assert_close(other_scale, scale)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_one_scale_for_a_whole_tensor(groups: int) -> None:
     w, h = case(seed=4, groups=groups)

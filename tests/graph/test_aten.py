@@ -1,0 +1,56 @@
+"""What is read off the nodes of an exported program, and what operators become."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import random_images
+from torch import Tensor, fx, nn
+from torch.export import export
+
+from quant_sweep.graph.aten import same_as_input
+from quant_sweep.graph.normalize import _pure
+
+
+def last_node(operation) -> fx.Node:
+    """Of a program that is an operation of a convolution's output."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return operation(self.conv(x))
+
+    with torch.no_grad():
+        graph = export(Net().eval(), (random_images(2, 3, 8, 8),), strict=False).graph
+    (made,) = graph.output_node().args[0]
+    assert isinstance(made, fx.Node)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("operation", "same"),
+    [
+        *((lambda y: F.dropout(y, 0.5, training=False), True), (lambda y: F.dropout(y, 0.5, training=True), False)),
+        *((lambda y: y.to(torch.float64), True), (lambda y: y.to(torch.int32), False)),
+        *((lambda y: y[:, :4], True), (lambda y: y[:, :3], False), (lambda y: y[:, :, ::2], False)),
+        *((lambda y: y.reshape(2, 4, 8, 8), True), (lambda y: y.reshape(2, 4, 64), False)),
+        *((lambda y: y.expand(2, -1, 8, 8), True), (F.relu, False)),
+    ],
+)
+def test_what_passes_a_tensor_on_unchanged(operation, same: bool) -> None:
+    node = last_node(operation)
+    assert (same_as_input(node) is not None) == same
+
+
+def test_operators_in_the_form_that_writes_over_nothing() -> None:
+    aten = torch.ops.aten
+    x = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])
+    for function, arguments in ((aten.relu_.default, ()), (aten.add_.Tensor, (x,)), (aten.clamp_.default, (0.0, 1.0))):
+        wanted, given = function(x.clone(), *arguments), x.clone()
+        assert torch.equal(_pure(function)(given, *arguments), wanted)
+        assert torch.equal(given, x)
+    assert _pure(aten.view.default)(x.t(), (4,)).tolist() == [-1.0, 3.0, 2.0, -4.0]  # in no layout of its own
+    assert _pure(aten.view.dtype)(x, torch.int32).dtype == torch.int32
+    assert _pure(torch.relu) is torch.relu
