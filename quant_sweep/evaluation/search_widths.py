@@ -44,7 +44,7 @@ class Candidate:
     Attributes:
         name: for people: `uniform 4`, `step 1`.
         widths: by tensor.
-        damage: mean divergence of the outputs from the float network's, see `recovery.recover.damage`.
+        damage: mean divergence of the outputs from the float network's, see `recovery.recover.damages`.
         changed: percent of the images that are given another class than in float; accuracy cannot fall by more.
         costs: see `NetworkSize.costs`.
     """

@@ -23,7 +23,7 @@ Damages = dict[str, dict[Width, float]]  # of each tensor at each width
 @torch.no_grad()
 @full_precision()
 def damage_and_changes(original: QuantGraph, state: OnGrids, batches: Sequence[Tensor]) -> tuple[float, float]:
-    """Mean divergence of the outputs, see `recovery.recover.damage`, and percent of the images with another class."""
+    """Mean divergence of the outputs, see `recovery.recover.damages`, and percent of the images with another class."""
     device, images = batches[0].device, sum(map(len, batches))
     networks = [network.to(device) for network in (Network(original.graph), _network(state))]
 

@@ -36,7 +36,7 @@ class Step:
     """What one recovery did.
 
     Attributes:
-        before, after: damage to the outputs for the inputs kept out, see `damage`.
+        before, after: damage to the outputs for the inputs kept out, see `damages`.
         kept: whether its result was taken.
         seconds: CPU time of the process.
     """
@@ -115,11 +115,11 @@ def recover_once(
     else:
         after = method.recover(original, before.quantized, seen)
     seconds = time.process_time() - began
-    damages = [damage(original, state, kept_out) for state in (before.quantized, after)]
-    kept = damages[1] <= damages[0]  # false for NaN
-    step = Step(damages[0], damages[1], kept, seconds)
+    was, now = damages(original, (before.quantized, after), kept_out)
+    kept = now <= was  # false for NaN
+    step = Step(was, now, kept, seconds)
     word = "kept" if kept else "left out, it makes images that it did not see worse"
-    log.info("recovery %s: damage to the outputs %.3g -> %.3g (%s), %.1f CPU s", name, *damages, word, seconds)
+    log.info("recovery %s: damage to the outputs %.3g -> %.3g (%s), %.1f CPU s", name, was, now, word, seconds)
     return Recovered(after if kept else before.quantized, {**before.steps, name: step})
 
 
@@ -163,16 +163,18 @@ def check_enough(inputs: int) -> None:
 
 @torch.no_grad()
 @full_precision()
-def damage(original: QuantGraph, quantized: OnGrids, batches: Sequence[Tensor]) -> float:
-    """How far the quantized network's outputs are from the float network's: `divergence`, summed over the outputs."""
+def damages(original: QuantGraph, states: Sequence[OnGrids], batches: Sequence[Tensor]) -> list[float]:
+    """How far the outputs of quantized networks are from the float network's: `divergence`, summed over the outputs."""
     device = batches[0].device
-    networks = [n.to(device) for n in (Network(original.graph), Simulate().build(quantized.graph, quantized.qparams))]
+    quantized = (Simulate().build(state.graph, state.qparams) for state in states)
+    networks = [network.to(device) for network in (Network(original.graph), *quantized)]
 
-    def of(batch: Tensor) -> float:
-        wanted, found = (pytree.tree_leaves(network(batch)) for network in networks)
-        return len(batch) * apart(wanted, found)
+    def of(batch: Tensor) -> list[float]:
+        wanted, *found = (pytree.tree_leaves(network(batch)) for network in networks)
+        return [len(batch) * apart(wanted, outputs) for outputs in found]
 
-    return sum(Workers(device).map(of, batches)) / sum(map(len, batches))
+    images = sum(map(len, batches))
+    return [sum(one) / images for one in zip(*Workers(device).map(of, batches), strict=True)]
 
 
 def apart(wanted: Iterable[Any], found: Iterable[Any]) -> float:

@@ -23,7 +23,7 @@ from quant_sweep.quantization.allocation import least_damage, network_size
 from quant_sweep.quantization.quantize import quantize, recovered
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Width, assign_specs
 from quant_sweep.recovery import Bias, Equalize, OnGrids, Reconstruct
-from quant_sweep.recovery.recover import damage
+from quant_sweep.recovery.recover import damages
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_damage_of_one_tensor_is_that_of_a_network_with_its_width(calibratio
     for name in ("input", "relu.output", "conv2.weight", "linear.weight"):
         for width in (2, 4):
             anew = at(calibration, {**dict.fromkeys(graph.names, "float"), name: width})
-            assert found[name][width] == pytest.approx(damage(graph, anew, batches), rel=1e-3, abs=1e-6)
+            assert found[name][width] == pytest.approx(damages(graph, [anew], batches)[0], rel=1e-3, abs=1e-6)
         assert found[name]["float"] == 0.0
 
 
@@ -53,7 +53,7 @@ def test_a_whole_network_is_measured_as_it_is_simulated(calibration: Calibration
     graph, batches = calibration.graph, [images(60, seed=4), images(30, seed=5)]
     state = at(calibration, dict.fromkeys(graph.names, 3))
     found, changed = damage_and_changes(graph, state, batches)
-    assert found == pytest.approx(damage(graph, state, batches), rel=1e-4)
+    assert found == pytest.approx(damages(graph, [state], batches)[0], rel=1e-4)
     networks = (Network(graph.graph), Simulate().build(state.graph, state.qparams))
     classes = [torch.cat([network(batch).argmax(1) for batch in batches]) for network in networks]
     assert changed == pytest.approx(100 * int((classes[0] != classes[1]).sum()) / 90)
@@ -70,9 +70,9 @@ def test_a_recovered_weight_comes_with_its_bias(calibration: Calibration) -> Non
     theirs = {name: other.graph.graph.constants[name] for name in graph.graph.node["conv1.output"].inputs[1:]}
     whole = replace(graph.graph, constants={**graph.graph.constants, **theirs})
     by_hand = OnGrids(replace(graph, graph=whole), {"conv1.weight": other.qparams["conv1.weight"]})
-    assert found["conv1.weight"][2] == pytest.approx(damage(graph, by_hand, batches), rel=1e-3)
+    assert found["conv1.weight"][2] == pytest.approx(damages(graph, [by_hand], batches)[0], rel=1e-3)
     by_hand = OnGrids(graph, {"relu.output": activations[2].qparams["relu.output"]})
-    assert found["relu.output"][2] == pytest.approx(damage(graph, by_hand, batches), rel=1e-3)
+    assert found["relu.output"][2] == pytest.approx(damages(graph, [by_hand], batches)[0], rel=1e-3)
 
 
 def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: Calibration) -> None:

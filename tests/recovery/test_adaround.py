@@ -12,7 +12,7 @@ from quant_sweep.arithmetic.affine import quantize
 from quant_sweep.errors import InputError
 from quant_sweep.recovery import AdaRound
 from quant_sweep.recovery.adaround import rounded_up_or_down
-from quant_sweep.recovery.recover import damage
+from quant_sweep.recovery.recover import damages
 
 ENDS = (-3, 3)
 
@@ -62,7 +62,7 @@ def test_it_helps_images_that_it_did_not_see_and_is_seeded() -> None:
     original, quantized = on_grids(tiny(), images(64), bits=3)
     made = [AdaRound(steps=200, rows=500).recover(original, quantized, [images(64)]) for _ in range(2)]
     test = [images(64, seed=5)]
-    assert damage(original, made[0], test) < damage(original, quantized, test)
+    assert damages(original, [made[0]], test) < damages(original, [quantized], test)
     for name, value in made[0].graph.graph.constants.items():
         assert torch.equal(value, made[1].graph.graph.constants[name])
     assert torch.is_grad_enabled()

@@ -11,7 +11,7 @@ from quant_sweep.graph import Fusion, Network
 from quant_sweep.graph.fold import output_axis
 from quant_sweep.quantization.scheme import AFFINE, Scheme
 from quant_sweep.recovery import BatchNormStatistics
-from quant_sweep.recovery.recover import damage
+from quant_sweep.recovery.recover import damages
 
 PER_TENSOR = Scheme(weight_per_channel=False, weight_narrow_range=True, activation_symmetric=True)
 
@@ -41,7 +41,7 @@ def test_it_helps_images_that_it_did_not_see(fusion: Fusion) -> None:
     original, quantized = on_grids(several(), images(64), bits=3, fusion=fusion)
     made = BatchNormStatistics().recover(original, quantized, [images(64)])
     test = [images(64, seed=5)]
-    assert damage(original, made, test) < damage(original, quantized, test)
+    assert damages(original, [made], test) < damages(original, [quantized], test)
 
 
 def test_a_channel_of_nothing_stays_one() -> None:

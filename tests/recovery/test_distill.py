@@ -16,7 +16,7 @@ from quant_sweep.graph import Fusion, QuantGraph
 from quant_sweep.recovery import Bias, Distill, LearningTask, OnGrids, Reconstruct, Recovery
 from quant_sweep.recovery.distill import _mirrored_and_shifted, _share_of_rate
 from quant_sweep.recovery.learned import LearnedNetwork, _LearnedStep
-from quant_sweep.recovery.recover import damage
+from quant_sweep.recovery.recover import damages
 
 
 def slow_step(x: Tensor, log_scale: Tensor, lowest: int, highest: int) -> Tensor:
@@ -105,7 +105,7 @@ def test_it_helps_images_that_it_did_not_see(network, begin: Recovery | None, co
     before = quantized if begin is None else begin.recover(original, quantized, [images(64)])
     made = Distill(codes=codes, steps=60).recover(original, before, [images(64)])
     test = [images(64, seed=5)]
-    assert damage(original, made, test) < damage(original, before, test)
+    assert damages(original, [made], test) < damages(original, [before], test)
 
 
 def test_steps_of_activations_alone_are_learned_where_weights_are_in_float() -> None:
@@ -114,7 +114,7 @@ def test_steps_of_activations_alone_are_learned_where_weights_are_in_float() -> 
     before = OnGrids(quantized.graph, {name: grid for name, grid in quantized.qparams.items() if name not in weights})
     made = Distill(steps=40).recover(original, before, [images(64)])
     assert made.qparams.keys() == before.qparams.keys()
-    assert damage(original, made, [images(64, seed=5)]) < damage(original, before, [images(64, seed=5)])
+    assert damages(original, [made], [images(64, seed=5)]) < damages(original, [before], [images(64, seed=5)])
 
 
 def test_is_seeded() -> None:

@@ -16,7 +16,7 @@ from quant_sweep.errors import InputError
 from quant_sweep.evaluation.logit_damage import logit_kl
 from quant_sweep.graph import Fusion, Network, QuantGraph, capture
 from quant_sweep.recovery import OnGrids, Recovery, recover, split_off
-from quant_sweep.recovery.recover import damage
+from quant_sweep.recovery.recover import damages
 
 
 @pytest.mark.parametrize("sizes", [[20], [8, 8, 4], [3] * 6 + [2], [1] * 20])
@@ -85,7 +85,7 @@ def test_damage_is_the_divergence_of_the_classes() -> None:
     x = images(12, seed=4)
     twin = SlowTwin(quantized.graph, quantized.qparams)
     expected = 16 * float(logit_kl(Network(original.graph)(x) / 4, twin.run(x) / 4).mean())  # at temperature 4
-    assert damage(original, quantized, x.split(5)) == pytest.approx(expected, rel=1e-5)
+    assert damages(original, [quantized], x.split(5))[0] == pytest.approx(expected, rel=1e-5)
 
 
 # -- the library --

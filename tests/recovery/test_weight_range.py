@@ -13,7 +13,7 @@ from quant_sweep.graph import Fusion
 from quant_sweep.graph.fold import output_axis
 from quant_sweep.quantization.scheme import AFFINE, Scheme
 from quant_sweep.recovery import WeightRange
-from quant_sweep.recovery.recover import damage
+from quant_sweep.recovery.recover import damages
 
 PER_TENSOR = Scheme(weight_per_channel=False, weight_narrow_range=True, activation_symmetric=True)
 FOUR_LEVELS = Scheme(weight_per_channel=True, weight_narrow_range=False, activation_symmetric=False)
@@ -53,7 +53,7 @@ def test_it_helps_images_that_it_did_not_see(fusion: Fusion) -> None:
     original, quantized = on_grids(several(), images(64), bits=3, fusion=fusion)
     made = WeightRange(rows=2000).recover(original, quantized, [images(64)])
     test = [images(64, seed=5)]
-    assert damage(original, made, test) < damage(original, quantized, test)
+    assert damages(original, [made], test) < damages(original, [quantized], test)
 
 
 def test_a_channel_of_nothing_keeps_a_scale_above_0() -> None:

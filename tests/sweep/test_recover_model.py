@@ -126,29 +126,29 @@ def test_learns_and_is_judged_on_images_apart(config: Config, monkeypatch: pytes
     tasks: list[LearningTask] = []
     judged: list[Tensor] = []
     module = importlib.import_module("quant_sweep.recovery.recover")
-    damage = module.damage
+    damages = module.damages
 
     def learn(self, original, quantized, task):  # noqa: ARG001
         tasks.append(task)
         return quantized
 
     monkeypatch.setattr(Distill, "learn", learn)
-    monkeypatch.setattr(module, "damage", lambda *given: judged.append(torch.cat(given[2])) or damage(*given))
+    monkeypatch.setattr(module, "damages", lambda *given: judged.append(torch.cat(given[2])) or damages(*given))
     prepared = prepare(read_point(config("recovery=distill", f"recovery.distill.images={images}", "bits=2")))
     quantize_model(prepared)
     (task,) = tasks
     train, calibration = prepared.data.train.images, prepared.images.indices.tolist()
     learned = task.inputs.indices.tolist()
-    assert torch.equal(judged[0], judged[1])
-    assert len(judged[0]) == 512
+    (judges,) = judged
+    assert len(judges) == 512
     assert len(learned) == len(set(learned)) == min(images, len(train) - 512)
-    judges, seen = set(calibration[7::8]), set(calibration) - set(calibration[7::8])
+    own, seen = set(calibration[7::8]), set(calibration) - set(calibration[7::8])
     assert seen <= set(learned)
-    assert not judges & set(learned)
+    assert not own & set(learned)
     everything = prepared.data.normalize(train)
-    same = (judged[0].flatten(1)[:, None] == everything.flatten(1)).all(2)  # (512, training images)
+    same = (judges.flatten(1)[:, None] == everything.flatten(1)).all(2)  # (512, training images)
     assert not bool(same[:, task.inputs.indices].any())
-    assert set(same[:4].nonzero()[:, 1].tolist()) == judges
+    assert set(same[:4].nonzero()[:, 1].tolist()) == own
     some = torch.tensor([3, 49])
     assert torch.equal(task.inputs[some], everything[task.inputs.indices[some]])
 
