@@ -44,7 +44,9 @@ def test_what_the_cpu_is_asked_about_is_the_largest_product_of_a_layer(monkeypat
     graph = captured(tiny, Fusion.conv_bn_relu)
     for scheme in (AFFINE, replace(AFFINE, weight_narrow_range=False)):
         Auto().choose(graph, assign_specs(graph, scheme, BitWidths(4, 3, {"input": 5})), CPU)
-    assert asked == [(31, 7), (31, 8)]
+    few = BitWidths(8, 3, {"input": 5, "conv1.weight": 2})  # 31 * 1 is less than 7 * 127
+    Auto().choose(graph, assign_specs(graph, AFFINE, few), CPU)
+    assert asked == [(31, 7), (31, 8), (7, 127)]
 
 
 def test_a_gpu_simulates() -> None:

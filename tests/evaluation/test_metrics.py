@@ -155,6 +155,7 @@ def test_of_several_outputs_one_is_named() -> None:
         (SquaredError(target="x"), LOGIT_BATCH, "metric.target=x: allowed are labels, inputs, float"),
         (PSNR(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (PSNR(range=0.0), LOGIT_BATCH, "metric.range=0.0: allowed are numbers above 0"),
+        (LogitSQNR(), Batch(OUTPUTS, OUTPUTS, None, None), r"^metric\.output=null: the network returns several tensors"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Metric) else "",
 )
