@@ -122,7 +122,10 @@ def test_paired_differences_have_smaller_errors() -> None:
 
 def test_no_error_of_one_sample_or_of_no_noise() -> None:
     assert standard_error(Top1(), Top1().statistics(Batch(LOGITS[:1], None, None, LABELS[:1]))) is None
-    assert standard_error(LogitSQNR(), LogitSQNR().statistics(Batch(LOGITS, LOGITS, None, None))) is None
+    noise, none = (LogitSQNR().statistics(Batch(outputs, LOGITS, None, None)) for outputs in (FLOAT, LOGITS))
+    assert standard_error(LogitSQNR(), none) is None
+    assert standard_error(LogitSQNR(), noise) is not None
+    assert standard_error(LogitSQNR(), noise, none) is None, "the difference to infinitely many dB"
 
 
 OUTPUTS = {"boxes": torch.zeros(2, 4), "heads": (torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))}
@@ -155,7 +158,11 @@ def test_of_several_outputs_one_is_named() -> None:
         (SquaredError(target="x"), LOGIT_BATCH, "metric.target=x: allowed are labels, inputs, float"),
         (PSNR(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (PSNR(range=0.0), LOGIT_BATCH, "metric.range=0.0: allowed are numbers above 0"),
-        (LogitSQNR(), Batch(OUTPUTS, OUTPUTS, None, None), r"^metric\.output=null: the network returns several tensors"),
+        (
+            LogitSQNR(),
+            Batch(OUTPUTS, OUTPUTS, None, None),
+            r"^metric\.output=null: the network returns several tensors",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Metric) else "",
 )
