@@ -40,6 +40,9 @@ def test_all_outputs_are_there_where_they_are_few(layout: torch.memory_format) -
 def test_a_linear_layer_of_sequences() -> None:
     module, x = nn.Linear(4, 3), torch.randn(2, 5, 4)
     y = module(x)
+    drawn = torch.randint(10, (6,), generator=torch.Generator().manual_seed(7))
+    windows, _ = sampled_rows(operation_of(module), module.weight, x, y, 6, torch.Generator().manual_seed(7))
+    assert torch.equal(windows[0], x.reshape(-1, 4)[drawn])
     windows, values = sampled_rows(operation_of(module), module.weight, x, y, 10_000, torch.Generator())
     assert torch.equal(windows[0], x.reshape(-1, 4))
     assert torch.equal(values[0], y.reshape(-1, 3))
