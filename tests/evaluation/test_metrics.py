@@ -17,6 +17,7 @@ from quant_sweep import PSNR, Agreement, Custom, LogitSQNR, MeanIoU, Metric, Squ
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.metrics.base import Batch, named_outputs, standard_error, value_of
 from quant_sweep.evaluation.metrics.own import custom
+from quant_sweep.evaluation.metrics.chosen import auto
 from quant_sweep.evaluation.metrics.signals import power_of
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -169,6 +170,17 @@ def test_of_several_outputs_one_is_named() -> None:
 def test_refused_in_one_line(measured: Metric, batch: Batch, words: str) -> None:
     with pytest.raises(InputError, match=words):
         measured.check(batch, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        *((None, "agreement"), (torch.zeros(3), "mse"), (torch.zeros(3, 2, 2), "mse")),
+        *((LABELS, "top1"), (MASKS, "miou"), (MASKS[:, 0], "miou")),
+    ],
+)
+def test_what_fits_the_labels(labels: Tensor | None, name: str) -> None:
+    assert auto(labels=labels) == name
 
 
 def test_positions_may_lie_on_any_number_of_axes() -> None:
