@@ -16,8 +16,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from quant_sweep import PSNR, Agreement, Custom, LogitSQNR, MeanIoU, Metric, SquaredError, Top1, TopK, metric
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.metrics.base import Batch, named_outputs, standard_error, value_of
-from quant_sweep.evaluation.metrics.own import custom
 from quant_sweep.evaluation.metrics.chosen import auto
+from quant_sweep.evaluation.metrics.own import custom
 from quant_sweep.evaluation.metrics.signals import power_of
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -1,12 +1,16 @@
 """What is folded, what is not, and that neither changes the output."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import norms, random_images, randomize_batch_norms
 from torch import Tensor, nn
 
-from quant_sweep.graph import Fusion, Network, capture_float, with_quantizers
+from quant_sweep.errors import InputError
+from quant_sweep.graph import Fusion, Graph, Network, capture_float, with_quantizers
+from quant_sweep.graph.fold import fold_batch_norms
 from quant_sweep.graph.interpret import relative_difference
 
 
@@ -265,3 +269,18 @@ def test_a_bias_that_two_layers_share_is_folded_for_one() -> None:
             return self.b(self.norm(self.a(x)).relu())
 
     assert folded_names(Shared()) == ["norm"]
+
+
+def test_a_mistake_in_folding_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = randomize_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+
+    def wrong(graph: Graph) -> Graph:
+        folded = fold_batch_norms(graph)
+        return replace(folded, constants={name: 1.01 * value for name, value in folded.constants.items()})
+
+    monkeypatch.setattr("quant_sweep.graph.quantizers.fold_batch_norms", wrong)
+    with torch.no_grad():
+        captured = capture_float(model, random_images(2, 3, 8, 8))
+        assert with_quantizers(captured, Fusion.none)
+        with pytest.raises(InputError, match=r"^model=Sequential: the network with BatchNorm folded parts"):
+            with_quantizers(captured, Fusion.bn)

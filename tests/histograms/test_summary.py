@@ -82,6 +82,15 @@ def test_histograms_of_the_last_batches_and_the_ends_of_all() -> None:
     assert int(summary.total.total) == 300
 
 
+def test_counts_of_old_batches_are_let_go() -> None:
+    """What is kept does not grow with the number of batches."""
+    collector, kept = Collector(bins=16), list[int]()
+    for i in range(1000):
+        collector.add(torch.full((4,), float(i)))
+        kept.append(sum(counts.nbytes for counts in collector._counts))
+    assert max(kept[500:]) == max(kept[:200])
+
+
 def test_values_that_require_a_gradient_can_be_observed() -> None:
     collector = Collector()
     collector.update(torch.ones(3, requires_grad=True))
