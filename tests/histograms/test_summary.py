@@ -86,7 +86,7 @@ def test_counts_of_old_batches_are_let_go() -> None:
     """What is kept does not grow with the number of batches."""
     collector, kept = Collector(bins=16), list[int]()
     for i in range(1000):
-        collector.add(torch.full((4,), float(i)))
+        collector.update(torch.full((4,), float(i)))
         kept.append(sum(counts.nbytes for counts in collector._counts))
     assert max(kept[500:]) == max(kept[:200])
 
