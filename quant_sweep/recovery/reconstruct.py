@@ -75,12 +75,8 @@ def _rounded(layer: Layer, w: Tensor, h: Tensor, levels: Levels, sweeps: int) ->
     if not levels.per_channel:
         return round_weights(w, h, levels, sweeps)
     axis = 0 if len(w) > 1 else 1
-
-    def of_some(numbers: range) -> tuple[Tensor, Tensor]:
-        own = slice(numbers.start, numbers.stop)
-        return (
-            round_weights(w[own], h[own], levels, sweeps) if axis == 0 else round_weights(w[:, own], h, levels, sweeps)
-        )
-
-    codes, scales = zip(*layer.workers.map(of_some, layer.workers.runs(w.shape[axis])), strict=True)
+    count = min(layer.workers.threads, w.shape[axis])
+    moments = h.tensor_split(count) if axis == 0 else [h] * count
+    parts = list(zip(w.tensor_split(count, dim=axis), moments, strict=True))
+    codes, scales = zip(*layer.workers.map(lambda part: round_weights(*part, levels, sweeps), parts), strict=True)
     return torch.cat(codes, dim=axis), torch.cat(scales, dim=axis)

@@ -1,5 +1,6 @@
 """Reconstruction against a slow twin in float64, for every kind of layer; and in whole networks, on every engine."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,15 @@ def columns(node: Node, x: Tensor, weight: Tensor, channel: int) -> Tensor:
     return torch.stack(found, dim=1)
 
 
+@pytest.fixture(params=[1, 3], ids=["1 thread", "3 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("scheme", [AFFINE, PER_TENSOR], ids=["per channel", "per tensor"])
 def test_a_layer_is_that_of_the_slow_twin(kind: str, scheme: Scheme) -> None:
