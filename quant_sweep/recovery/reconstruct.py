@@ -63,20 +63,8 @@ class Reconstruct(Recovery):
         h, c = moments_of(layer, self.rows, generator)
         w = fitted(rows_of_weight(layer.operation, layer.original).double(), h, c, self.damp)
         levels = Levels(spec.qmin, spec.qmax, spec.channel_axis is not None)
-        codes, scale = _rounded(layer, w, damped(h, self.damp), levels, self.sweeps)
+        codes, scale = round_weights(w, damped(h, self.damp), levels, self.sweeps)
         grid = QParams(scales_of_rows(scale, layer.grid), layer.grid.zero_point, spec)
         near = (w / scale[..., None] - codes).clamp(-_TIE, _TIE) + codes
         near = weight_of_rows(layer.operation, near, layer.original.shape)
         return (near * along_channels(grid.scale, near, spec.channel_axis)).to(layer.original.dtype), grid
-
-
-def _rounded(layer: Layer, w: Tensor, h: Tensor, levels: Levels, sweeps: int) -> tuple[Tensor, Tensor]:
-    """`round_weights`; threads share out the groups, or the channels of a single one, unless they have one scale."""
-    if not levels.per_channel:
-        return round_weights(w, h, levels, sweeps)
-    axis = 0 if len(w) > 1 else 1
-    count = min(layer.workers.threads, w.shape[axis])
-    moments = h.tensor_split(count) if axis == 0 else [h] * count
-    parts = list(zip(w.tensor_split(count, dim=axis), moments, strict=True))
-    codes, scales = zip(*layer.workers.map(lambda part: round_weights(*part, levels, sweeps), parts), strict=True)
-    return torch.cat(codes, dim=axis), torch.cat(scales, dim=axis)
