@@ -155,12 +155,12 @@ def _parameter_groups(student: LearnedNetwork, rate: float) -> list[dict[str, An
 
 def rate_of_scale(bits: int) -> float:
     """Of the logarithm of a scale, a step; measured on a CIFAR-10 ResNet-20 at 2 to 4 bits."""
-    return 0.005 if bits <= 3 else 0.003 * 2.0 ** (4 - bits)
+    return 0.005 * 2.0 ** -max(bits - 4, 0)
 
 
 def rate_of_codes(bits: int) -> float:
     """Of a code, a step; measured as `rate_of_scale`."""
-    return 0.08 * 2.0**-bits
+    return 0.02 if bits <= 2 else 0.01
 
 
 def _share_of_rate(step: int, steps: int) -> float:
