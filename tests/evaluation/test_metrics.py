@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,13 @@ MASKS[::5, 1, 1] = CLASSES  # no class of the network's
 DENSE = torch.randn(COUNT, CLASSES, 3, 3, generator=GENERATOR)
 
 
-def miou(rows: list[int]) -> float:
+def miou(rows: list[int], ignore: int = 255) -> float:
     ratios = []
     for category in range(CLASSES):
         both = union = 0
         for i in rows:
             for y, said in zip(MASKS[i].flatten().tolist(), DENSE[i].argmax(0).flatten().tolist(), strict=True):
-                if y < CLASSES:
+                if y < CLASSES and y != ignore:
                     both += y == said == category
                     union += y == category or said == category
         ratios += [both / union] if union else []
@@ -70,6 +71,7 @@ TWINS: dict[str, tuple[Metric, Batch, Any]] = {
     "psnr": (PSNR(target="float", range=3.0), LOGIT_BATCH, lambda rows: 10 * math.log10(9 / error(rows))),
     "miou": (MeanIoU(), DENSE_BATCH, miou),
     "miou of all": (MeanIoU(ignore=None), DENSE_BATCH, miou),
+    "miou without a class": (MeanIoU(ignore=1), DENSE_BATCH, lambda rows: miou(rows, ignore=1)),
 }
 
 
@@ -77,6 +79,7 @@ TWINS: dict[str, tuple[Metric, Batch, Any]] = {
 def test_a_plain_loop(name: str) -> None:
     measured, batch, twin = TWINS[name]
     statistics = measured.statistics(batch)
+    assert statistics.dtype == torch.float64
     assert value_of(measured, statistics) == pytest.approx(twin(list(range(COUNT))), rel=1e-9)
     assert value_of(measured, statistics[:30]) == pytest.approx(twin(list(range(30))), rel=1e-7)
 
@@ -101,6 +104,31 @@ def test_gradients_are_those_of_the_values(name: str) -> None:
     torch.testing.assert_close(measured.gradient(mean), wanted, rtol=1e-12, atol=0)
 
 
+def test_a_class_of_few_positions_counts_as_every_other() -> None:
+    """One of 4 * 3 positions is of class 1 and is taken for class 0: (11 / 12 + 0 / 1) / 2."""
+    labels = torch.zeros(4, 3, dtype=torch.uint8)
+    labels[0, 0] = 1
+    dense = torch.tensor([2.0, 1.0, 0.0])[:, None].expand(4, 3, 3)
+    mean = MeanIoU().statistics(Batch(dense, None, None, labels)).mean(dim=0)
+    assert MeanIoU().value(mean).item() == pytest.approx(100 * 11 / 24)
+    by_both, by_union = (
+        MeanIoU().gradient(mean).chunk(2)
+    )  # b and u: (b / u + b' / u') / 2 by b, b', u and u', in percent
+    assert by_both.tolist() == pytest.approx([50 / (12 / 4), 50 / (1 / 4), 0])
+    assert by_union.tolist() == pytest.approx([-50 * (11 / 4) / (12 / 4) ** 2, 0, 0])
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_agreement_of_dense_outputs_is_that_of_their_positions(axes: int) -> None:
+    one, other = torch.randn(2, 5, CLASSES, *(2, 3, 4)[:axes], generator=GENERATOR)
+    statistics = Agreement().statistics(Batch(one, other, None, None))
+    assert (statistics.shape, statistics.dtype) == ((5, 1), torch.float64)
+    for i in range(5):
+        said = [part[i].flatten(1).T.tolist() for part in (one, other)]
+        same = [a.index(max(a)) == b.index(max(b)) for a, b in zip(*said, strict=True)]
+        assert statistics[i].item() == pytest.approx(100 * sum(same) / len(same))
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_outputs_may_lie_on_a_gpu_and_all_else_beside_it(name: str) -> None:
     """Fake tensors have a device and no values; operations refuse those of two devices."""
@@ -121,8 +149,15 @@ def test_paired_differences_have_smaller_errors() -> None:
     assert paired < math.hypot(*(standard_error(Top1(), part) for part in (own, original)))
 
 
+def test_two_samples_have_an_error() -> None:
+    assert standard_error(Top1(), torch.tensor([[0.0], [100.0]]).double()) == pytest.approx(50)
+
+
 def test_no_error_of_one_sample_or_of_no_noise() -> None:
-    assert standard_error(Top1(), Top1().statistics(Batch(LOGITS[:1], None, None, LABELS[:1]))) is None
+    with warnings.catch_warnings(action="error"):
+        assert standard_error(Top1(), Top1().statistics(Batch(LOGITS[:1], None, None, LABELS[:1]))) is None
+    nothing_counts = MeanIoU(ignore=2).statistics(Batch(DENSE, None, None, torch.full_like(MASKS, 2)))
+    assert standard_error(MeanIoU(ignore=2), nothing_counts) is None
     noise, none = (LogitSQNR().statistics(Batch(outputs, LOGITS, None, None)) for outputs in (FLOAT, LOGITS))
     assert standard_error(LogitSQNR(), none) is None
     assert standard_error(LogitSQNR(), noise) is not None
@@ -144,6 +179,48 @@ def test_of_several_outputs_one_is_named() -> None:
         InputError, match=r"^metric\.output=x: the network returns no such floating tensor; allowed are boxes"
     ):
         LogitSQNR(output="x").read(OUTPUTS)
+    with pytest.raises(InputError, match=r"^metric\.output=boxes: .*; allowed are null"):
+        LogitSQNR(output="boxes").check(LOGIT_BATCH, CLASSES)
+
+
+@pytest.mark.parametrize("labels", [None, torch.ones(COUNT, CLASSES)], ids=["no labels", "labels"])
+@pytest.mark.parametrize("measured", [PSNR, SquaredError])
+@pytest.mark.parametrize("target", [None, "labels", "inputs", "float"])
+def test_an_error_is_that_against_its_target(
+    measured: type[PSNR | SquaredError], target: str | None, labels: Tensor | None
+) -> None:
+    """Inputs are asked for where, and only where, they are the target."""
+    inputs = torch.zeros(COUNT, CLASSES)
+    found = {"labels": labels, "inputs": inputs, "float": FLOAT}
+    wanted = found[target or ("inputs" if labels is None else "labels")]
+    own = measured(target=target)
+    reads_inputs = own.reads_inputs(labels is not None)
+    assert reads_inputs == (wanted is inputs)
+    batch = Batch(LOGITS, FLOAT, inputs if reads_inputs else None, labels)
+    if wanted is None:
+        with pytest.raises(InputError, match="target=labels"):
+            own.check(batch, 0)
+        return
+    own.check(batch, 0)
+    error = (LOGITS.double() - wanted.double()).square().mean(dim=1)
+    torch.testing.assert_close(own.statistics(batch)[:, 0], error, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("measured", [Top1(), TopK(k=2), Agreement(), LogitSQNR(), MeanIoU()], ids=lambda own: own.name)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_no_other_metric_asks_for_inputs(measured: Metric, labelled: bool) -> None:
+    assert not measured.reads_inputs(labelled)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"), [((4,), (1, 4)), ((4, 1), (4,)), ((2, 1, 2), (2, 2)), ((), (1, 1))], ids=str
+)
+def test_targets_may_have_other_axes_of_one_number(labels: tuple[int, ...], outputs: tuple[int, ...]) -> None:
+    made, target = torch.randn(3, *outputs, generator=GENERATOR), torch.randn(3, *labels, generator=GENERATOR)
+    batch = Batch(made, None, None, target)
+    SquaredError().check(batch, 0)
+    wanted = (made.double().reshape(3, -1) - target.double().reshape(3, -1)).square().mean(dim=1)
+    assert SquaredError().statistics(batch)[:, 0].tolist() == pytest.approx(wanted.tolist())
 
 
 @pytest.mark.parametrize(
@@ -151,10 +228,23 @@ def test_of_several_outputs_one_is_named() -> None:
     [
         (Top1(), Batch(DENSE, None, None, LABELS), r"returns a tensor \(n, 4, 3, 3\), but the images have 4 classes"),
         (TopK(k=4), LOGIT_BATCH, "metric.k=4: allowed are whole numbers from 1 to 3"),
+        (TopK(k=0), LOGIT_BATCH, "metric.k=0: allowed are whole numbers from 1 to 3"),
+        (TopK(k=True), LOGIT_BATCH, "metric.k=True: allowed are whole numbers from 1 to 3"),
         (Agreement(), Batch(LOGITS[:, :1], None, None, None), "tells no classes apart"),
+        (Agreement(), Batch(LOGITS[:, 0], None, None, None), r"\(n\), which tells no classes apart"),
         (MeanIoU(), Batch(DENSE, None, None, LABELS), r"labels are \(n\) of 4 classes"),
+        (MeanIoU(), LOGIT_BATCH, r"returns \(n, 4\) and labels are \(n\) of 4 classes"),
+        (MeanIoU(), Batch(DENSE, None, None, None), "labels are none of 4 classes"),
+        (MeanIoU(), Batch(DENSE, None, None, MASKS[:, :2]), r"returns \(n, 4, 3, 3\) and labels are \(n, 2, 3\)"),
+        (MeanIoU(), Batch(DENSE[:, :3], None, None, MASKS), r"returns \(n, 3, 3, 3\) and .* 4 classes"),
         (SquaredError(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
         (SquaredError(), Batch(LOGITS, None, None, DENSE[..., 0]), r"the labels are \(4, 3\), and the network returns"),
+        (SquaredError(), Batch(MASKS.mT, None, None, MASKS[:, :1].mT), r"the labels are \(3, 1\), and the .* \(3, 3\)"),
+        (
+            SquaredError(),
+            Batch(torch.zeros(2, 2, 3), None, None, torch.zeros(2, 3, 2)),
+            r"the labels are \(3, 2\), and the network returns \(2, 3\)",
+        ),
         (SquaredError(), Batch(LOGITS, None, None, None), r"the inputs are nothing, and the network returns \(4,\)"),
         (SquaredError(target="x"), LOGIT_BATCH, "metric.target=x: allowed are labels, inputs, float"),
         (PSNR(), LOGIT_BATCH, r"metric.target=null: the labels are \(\), and the network returns \(4,\)"),
@@ -170,6 +260,20 @@ def test_of_several_outputs_one_is_named() -> None:
 def test_refused_in_one_line(measured: Metric, batch: Batch, words: str) -> None:
     with pytest.raises(InputError, match=words):
         measured.check(batch, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("measured", "batch", "classes"),
+    [
+        *((TopK(k=k), LOGIT_BATCH, CLASSES) for k in (1, 3)),
+        *((Agreement(), Batch(part, part, None, None), 0) for part in (LOGITS[:, :2], DENSE[:, :2])),
+        *((MeanIoU(), DENSE_BATCH, classes) for classes in (CLASSES - 1, CLASSES)),
+    ],
+    ids=str,
+)
+def test_allowed_to_the_limit(measured: Metric, batch: Batch, classes: int) -> None:
+    measured.check(batch, classes)
+    assert measured.statistics(batch).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +307,16 @@ def test_ones_own() -> None:
     statistics = own.statistics(Batch({"boxes": boxes}, None, None, labels))
     assert value_of(own, statistics) == pytest.approx(boxes.mean().item())
 
+    @metric(name="near", unit="%", higher_is_better=True)
+    def near(outputs: Tensor, _float: Tensor, labels: Tensor) -> Tensor:
+        return (outputs - labels).abs().amax(dim=1) < 0.5
+
+    own = Custom(function=near)
+    assert (own.name, own.unit, own.higher_is_better, own.kind) == ("near", "%", True, "mean")
+    statistics = own.statistics(Batch(boxes, None, None, labels))
+    assert statistics.tolist() == [[float(max(box) < 0.5)] for box in boxes.tolist()]
+    assert statistics.dtype == torch.float64
+
     @metric(name="spread", unit="", higher_is_better=True)
     def wrong(outputs: Tensor, _float: Tensor, _labels: Tensor) -> Tensor:
         return outputs.std()
@@ -234,3 +348,5 @@ def test_ones_own_is_imported() -> None:
     assert (made.kwargs, made.output) == ({"a": 1}, "boxes")
     with pytest.raises(InputError, match=r"metric.factory=math:sqrt: it does not say what it measures; allowed is a f"):
         custom(factory="math:sqrt")
+    with pytest.raises(InputError, match=r"^metric\.factory=own_package.metrics:absent: cannot be imported"):
+        custom(factory="own_package.metrics:absent")
