@@ -269,7 +269,7 @@ def test_refused_in_one_line(measured: Metric, batch: Batch, words: str) -> None
         *((Agreement(), Batch(part, part, None, None), 0) for part in (LOGITS[:, :2], DENSE[:, :2])),
         *((MeanIoU(), DENSE_BATCH, classes) for classes in (CLASSES - 1, CLASSES)),
     ],
-    ids=str,
+    ids=lambda value: repr(value) if isinstance(value, Metric) else "",
 )
 def test_allowed_to_the_limit(measured: Metric, batch: Batch, classes: int) -> None:
     measured.check(batch, classes)
