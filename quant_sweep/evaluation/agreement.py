@@ -123,7 +123,8 @@ def _same(outputs: Any, simulated: Any) -> Tensor:
     leaves, others = pytree.tree_leaves(outputs), pytree.tree_leaves(simulated)
     if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
         return leaves[0].argmax(dim=1) == others[0].argmax(dim=1)  # type: ignore[no-any-return]
-    pairs = [(a.double().flatten(1), b.double().flatten(1)) for a, b in zip(leaves, others, strict=True)]
+    rows = ([leaf.double().reshape(len(leaf), -1) for leaf in part] for part in (leaves, others))
+    pairs = zip(*rows, strict=True)
     return torch.stack([(a - b).norm(dim=1) <= 0.01 * b.norm(dim=1) for a, b in pairs]).all(dim=0)
 
 

@@ -202,3 +202,4 @@ def test_other_outputs_are_the_same_within_a_hundredth_of_each_image() -> None:
     assert _same(first, simulated).tolist() == [True, False, True, True]
     assert _same([first, second], [simulated, simulated]).tolist() == [True, False, False, True]
     assert _same(first[:, :1, 0], simulated[:, :1, 0]).tolist() == [True, False, True, True]  # a number, no classes
+    assert _same(first[:, 0, 0], simulated[:, 0, 0]).tolist() == [True, False, True, True]

@@ -213,7 +213,7 @@ def test_no_other_metric_asks_for_inputs(measured: Metric, labelled: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("labels", "outputs"), [((4,), (1, 4)), ((4, 1), (4,)), ((2, 1, 2), (2, 2)), ((), (1, 1))], ids=str
+    ("labels", "outputs"), [((4,), (1, 4)), ((4, 1), (4,)), ((2, 1, 2), (2, 2)), ((1,), ()), ((), (1, 1))], ids=str
 )
 def test_targets_may_have_other_axes_of_one_number(labels: tuple[int, ...], outputs: tuple[int, ...]) -> None:
     made, target = torch.randn(3, *outputs, generator=GENERATOR), torch.randn(3, *labels, generator=GENERATOR)
@@ -298,6 +298,13 @@ def test_of_several_outputs_all_make_noise_unless_one_is_named() -> None:
     found, wanted = (one + 1, {"b": other - 3}), (one, {"b": other})
     assert power_of(Top1(), found, wanted).tolist() == [[25 + 144, 1 + 1 + 9]]
     assert power_of(Top1(output="1.b"), found, wanted).tolist() == [[144, 9]]
+
+
+def test_a_network_may_return_a_number_for_each_sample_without_an_axis() -> None:
+    made, original = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])
+    batch = Batch(made, original, None, None)
+    assert SquaredError(target="float").statistics(batch).tolist() == [[4.0], [0.25]]
+    assert LogitSQNR().statistics(batch).tolist() == [[9.0, 4.0], [6.25, 0.25]]
 
 
 def test_ones_own() -> None:

@@ -54,7 +54,8 @@ class _AgainstTarget(Metric):
     def squared_error(self, batch: Batch) -> Tensor:
         """Mean over the numbers of each sample, float64 (n, 1)."""
         outputs, target = self.read(batch.outputs), self.target_of(batch)
-        return (outputs.double() - target.to(outputs.device).double()).square().flatten(1).mean(dim=1)[:, None].cpu()
+        error = (outputs.double() - target.to(outputs.device).double()).square()
+        return error.reshape(len(error), -1).mean(dim=1, keepdim=True).cpu()
 
     def target_of(self, batch: Batch) -> Tensor:
         """What the outputs should be, in their shape.
@@ -130,8 +131,8 @@ class PSNR(_AgainstTarget):
 
 def signal_and_noise(outputs: Tensor, original: Tensor) -> Tensor:
     """Sums of squares of the float network's numbers, and of what quantization changed, float64 (n, 2)."""
-    wanted = original.to(outputs.device).double().flatten(1)
-    noise = outputs.double().flatten(1) - wanted
+    wanted = original.to(outputs.device).double().reshape(len(original), -1)
+    noise = outputs.double().reshape(len(outputs), -1) - wanted
     return torch.stack([wanted.square().sum(dim=1), noise.square_().sum(dim=1)], dim=1).cpu()
 
 
