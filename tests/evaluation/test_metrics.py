@@ -332,6 +332,16 @@ def test_ones_own() -> None:
         Custom(function=wrong).check(LOGIT_BATCH, 0)
 
 
+def test_ones_own_of_a_named_output_needs_no_float_network() -> None:
+    @metric(name="double", unit="", higher_is_better=True)
+    def double(outputs: Tensor, original: Tensor | None, _labels: Tensor | None) -> Tensor:
+        assert original is None
+        return 2 * outputs[:, 0]
+
+    batch = Batch({"a": LOGITS, "b": FLOAT}, None, None, None)
+    assert Custom("b", function=double).statistics(batch)[:, 0].tolist() == (2 * FLOAT[:, 0]).tolist()
+
+
 def test_ones_own_over_all_samples() -> None:
     """It is given outputs, the float network's and labels, once, and the arguments that go with it."""
 

@@ -125,7 +125,7 @@ class Custom(Metric):
     def _called(self, batch: Batch) -> Any:
         outputs, original = batch.outputs, batch.original
         if self.output is not None:
-            outputs, original = self.read(outputs), self.read(original)
+            outputs, original = self.read(outputs), None if original is None else self.read(original)
         return self.function(outputs, original, batch.labels, **self.kwargs)
 
 
