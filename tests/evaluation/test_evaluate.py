@@ -2,8 +2,10 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from torch.utils import _pytree as pytree
 
 from quant_sweep.data import DataSet, ImageSet
 from quant_sweep.engines.lowering import NetworkOfCodes
+from quant_sweep.errors import InputError
 from quant_sweep.evaluation.evaluate import Evaluation, KeptOutputs, evaluate, evaluate_original, keep_outputs
 from quant_sweep.evaluation.metrics import Agreement, Custom, Metric, SquaredError, Top1, metric
+from quant_sweep.evaluation.scoring import Scoring
 from quant_sweep.graph import Fusion, Network, capture
 
 
@@ -41,11 +45,13 @@ def data() -> DataSet:
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_predicts_every_image_once(data: DataSet, batch_size: int) -> None:
     network = Brightness()
+    began = time.perf_counter()
     result = evaluate(network, data, data.test, batch_size)
+    took = time.perf_counter() - began
     assert result.predictions.tolist() == [0, 1, 2, 3, 3, 2, 1]
     assert result.correct == 4
     assert result.accuracy == pytest.approx(400 / 7)
-    assert result.seconds > 0
+    assert 0 < result.seconds <= took
     assert result.images_per_second == pytest.approx(7 / result.seconds)
     # One image shows which layout it takes (two runs), and how many stay in the cache.
     assert network.batches[:3] == [1, 1, 1]
@@ -79,13 +85,108 @@ def test_a_float_network_gets_as_many_images_as_stay_in_the_cache(data: DataSet)
     assert network.batches == [1, 1, 1, 13, 13, 13, 13, 13, 5]
 
 
-def test_ones_own_measure_of_all_samples_together(data: DataSet) -> None:
-    @metric(name="spread", unit="", higher_is_better=True, mean=False)
-    def spread(outputs: Tensor, _float: Tensor, labels: Tensor) -> Tensor:
-        return outputs.max() - outputs.min() + len(labels)
+def test_the_float_network_is_moved_to_the_device_too(data: DataSet) -> None:
+    class Elsewhere(nn.Module):
+        """Computes nothing, so that it runs on any device; its logits lie on the CPU."""
 
-    result = evaluate(Brightness(), data, data.test, 3, metric=Custom(function=spread))
-    assert result.value == pytest.approx(3 + 7)
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.device == self.weight.device == torch.device("meta")
+            return torch.eye(4)[torch.arange(len(x)) % 4]
+
+    result = evaluate(Elsewhere(), data, data.test, 3, "meta", Agreement(), original=Elsewhere())
+    assert result.value == 100.0
+
+
+class Several(Brightness):
+    """Returns a dict and a tuple in it."""
+
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return {"a": (logits, logits[:, :1] + 1.0), "b": x}
+
+
+@pytest.mark.parametrize("network", [Brightness(), Several()], ids=["one tensor", "several"])
+@pytest.mark.parametrize("batch_size", [3, 4, 7])
+@pytest.mark.parametrize("beside_float", [True, False])
+def test_ones_own_measure_of_all_samples_together(
+    data: DataSet, network: nn.Module, batch_size: int, beside_float: bool
+) -> None:
+    """It is given all outputs, the float network's and the labels, in the order of the samples."""
+    seen: list[Any] = []
+
+    @metric(name="some", unit="", higher_is_better=True, mean=False)
+    def some(*given: Any) -> float:
+        seen.extend(given)
+        return 2.5
+
+    class Louder(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return pytree.tree_map(lambda leaf: 1.1 * leaf, network(x))
+
+    original = Louder() if beside_float else None
+    result = evaluate(network, data, data.test, batch_size, metric=Custom(function=some), original=original)
+    assert result.value == 2.5
+    inputs = data.normalize(data.test.images)
+    wanted = (network(inputs), original(inputs) if original else None, data.test.labels)
+    assert len(seen) == 3
+    for found, part in zip(seen, wanted, strict=True):
+        assert pytree.tree_structure(found) == pytree.tree_structure(part)
+        for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(part), strict=True):
+            assert a is b is None or torch.equal(a, b)
+
+
+LOGITS, SCORES, COUNTS = torch.eye(4), torch.ones(4, 2, 3), torch.arange(4)
+CLASSES, POSITIONS = torch.tensor([3, 1, 2, 0]), torch.zeros(4, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "output", "labels", "told"),
+    [
+        *((LOGITS, None, CLASSES, LOGITS), (LOGITS[:, :2], None, CLASSES, LOGITS[:, :2])),
+        *((LOGITS[:, :1], None, CLASSES, None), (LOGITS[:, 0], None, CLASSES, None), (SCORES, None, CLASSES, None)),
+        *((LOGITS, None, None, None), (LOGITS, None, CLASSES.float(), None), (LOGITS, None, POSITIONS, None)),
+        *((LOGITS, None, POSITIONS.float(), None), (LOGITS, None, LOGITS, None)),
+        ({"logits": LOGITS, "count": COUNTS}, None, CLASSES, LOGITS),  # the only floating one
+        ({"logits": LOGITS, "boxes": LOGITS}, None, CLASSES, None),
+        ({"boxes": LOGITS.flip(0), "logits": LOGITS}, "logits", CLASSES, LOGITS),
+        ({"boxes": SCORES, "logits": LOGITS}, "boxes", CLASSES, None),
+    ],
+)
+def test_where_classes_are_told_apart_they_are_kept(
+    outputs: Any, output: str | None, labels: Tensor | None, told: Tensor | None
+) -> None:
+    """Whatever is measured: where samples have classes, and one tensor has a number for each class."""
+
+    @metric(name="nothing", unit="", higher_is_better=True)
+    def nothing(*_given: Any) -> Tensor:
+        return torch.zeros(4)
+
+    split = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels)
+    own = Custom(output, function=nothing)
+    scoring = Scoring(own, split, lambda *_: pytree.tree_map(lambda part: 2 * part, outputs))
+    scoring(0, None, outputs)
+    found = scoring.evaluation(1.0)
+    assert found.samples == 4
+    if told is None:
+        assert found.predictions is found.same_class is None
+        return
+    assert found.predictions.tolist() == told.argmax(dim=1).tolist()
+    assert found.accuracy == 100.0 * (told.argmax(dim=1) == labels).sum() / 4
+    assert found.same_class.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels"), [(None, CLASSES), (CLASSES, None), (None, None), (POSITIONS, POSITIONS)], ids=str
+)
+def test_no_accuracy_without_a_class_for_each_sample(predictions: Tensor | None, labels: Tensor | None) -> None:
+    without = Evaluation(predictions, labels, 1.0, metric=SquaredError(), statistics=torch.ones(4, 1).double())
+    assert without.value == 1.0
+    with pytest.raises(InputError, match="metric=mse"):
+        _ = without.accuracy
 
 
 def test_outputs_that_are_kept_stand_for_their_network(data: DataSet) -> None:
@@ -100,6 +201,19 @@ def test_outputs_that_are_kept_stand_for_their_network(data: DataSet) -> None:
         assert again.accuracy == pytest.approx(400 / 7)
     for original in (kept, network):
         assert evaluate(network, data, data.test, 3, metric=Agreement(), original=original).value == 100.0
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float64, torch.int64), (torch.float16, torch.bool)], ids=str)
+def test_outputs_are_kept_in_their_own_type(data: DataSet, dtypes: tuple[torch.dtype, ...]) -> None:
+    class Typed(Brightness):
+        def forward(self, x: Tensor) -> Any:
+            logits = super().forward(x) / 3
+            return [logits.to(dtypes[0]), logits.round().to(dtypes[1])]
+
+    kept = keep_outputs(Typed(), data, data.test, 3, "cpu")
+    wanted = Typed()(data.normalize(data.test.images))
+    assert [leaf.dtype for leaf in kept] == list(dtypes)
+    assert all(map(torch.equal, kept, wanted))
 
 
 class Layouts(nn.Module):
@@ -201,3 +315,7 @@ def test_agreement() -> None:
     assert result(1, 2).agreement(result(2, 1)) == 0.0
     with pytest.raises(ValueError, match="2 and 3"):
         result(1, 2).agreement(result(1, 2, 3))
+    without = Evaluation(None, torch.zeros(2), 1.0)
+    for one, other, counts in ((without, result(1, 2), "no and 2"), (result(1, 2), without, "2 and no")):
+        with pytest.raises(ValueError, match=counts):
+            one.agreement(other)
