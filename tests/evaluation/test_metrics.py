@@ -298,6 +298,8 @@ def test_of_several_outputs_all_make_noise_unless_one_is_named() -> None:
     found, wanted = (one + 1, {"b": other - 3}), (one, {"b": other})
     assert power_of(Top1(), found, wanted).tolist() == [[25 + 144, 1 + 1 + 9]]
     assert power_of(Top1(output="1.b"), found, wanted).tolist() == [[144, 9]]
+    classes = {"mask": torch.tensor([1, 2])}
+    assert power_of(Top1(), classes, classes).tolist() == [[0, 0], [0, 0]]  # nothing floating
 
 
 def test_a_network_may_return_a_number_for_each_sample_without_an_axis() -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.metrics.base import Batch, Kind, Metric, Need, named_outputs
@@ -137,11 +138,12 @@ def signal_and_noise(outputs: Tensor, original: Tensor) -> Tensor:
 
 
 def power_of(metric: Metric, outputs: Any, original: Any) -> Tensor:
-    """`signal_and_noise` of the tensor that a metric reads; of all, where it reads several."""
+    """`signal_and_noise` of the tensor that a metric reads; of all, where it reads several; 0 if none is floating."""
     if metric.output is not None or isinstance(outputs, Tensor):
         return signal_and_noise(metric.read(outputs), metric.read(original))
     found, wanted = named_outputs(outputs), named_outputs(original)
-    return torch.stack([signal_and_noise(found[name], wanted[name]) for name in found]).sum(dim=0)
+    none = torch.zeros(len(pytree.tree_leaves(outputs)[0]), 2, dtype=torch.float64)
+    return sum((signal_and_noise(found[name], wanted[name]) for name in found), none)
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:
