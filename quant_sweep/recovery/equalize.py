@@ -28,6 +28,7 @@ from quant_sweep.graph.operations import (
     AveragePool,
     Clamp,
     Convolution,
+    Linear,
     MaxPool,
     Weighted,
 )
@@ -78,7 +79,7 @@ def pairs_of(graph: Graph) -> list[Pair]:
     for node in graph.nodes:
         if isinstance(node.operation, Weighted) and len(graph.readers[node.inputs[1]]) == 1:
             between, reader = [node.name], only_reader(graph, node.name)
-            while reader is not None and _keeps_scaling(reader) and reader.shape[1:2] == node.shape[1:2]:
+            while reader is not None and _keeps_scaling(reader, node) and reader.shape[1:2] == node.shape[1:2]:
                 between.append(reader.name)
                 reader = only_reader(graph, reader.name)
             if reader is not None and _reads_channels(graph, reader, between[-1], node):
@@ -86,10 +87,12 @@ def pairs_of(graph: Graph) -> list[Pair]:
     return found
 
 
-def _keeps_scaling(node: Node) -> bool:
-    """Whether f(t x) = t f(x) for t > 0, channel by channel."""
+def _keeps_scaling(node: Node, layer: Node) -> bool:
+    """Whether f(t x) = t f(x) for t > 0, channel by channel of the layer."""
     if isinstance(node.operation, Clamp):
         return node.operation == Clamp(0.0, float("inf"))
+    if isinstance(layer.operation, Linear):
+        return False  # a pooling would mix its channels
     if isinstance(node.operation, MaxPool | AveragePool):
         return len(node.shape) == 2 + len(node.operation.kernel)
     if isinstance(node.operation, AdaptiveMaxPool | AdaptiveAveragePool):
