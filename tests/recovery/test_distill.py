@@ -87,6 +87,22 @@ def test_codes_are_learned_from_where_the_weights_lie(network: tuple[QuantGraph,
 
 
 @pytest.mark.parametrize("codes", [False, True])
+def test_all_that_is_learned_lies_on_the_device_of_the_inputs(
+    network: tuple[QuantGraph, OnGrids], codes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; tensors on `meta` have no values, so none are checked."""
+    monkeypatch.setattr(QParams, "__post_init__", lambda _: None)
+    monkeypatch.setattr(Tensor, "__bool__", lambda _: False)
+    monkeypatch.setattr(Tensor, "__int__", lambda _: 0)
+    _, quantized = network
+    student = LearnedNetwork(quantized, codes, torch.device("meta"))
+    tensors = [*student.parameters(), *student.buffers(), *student.codes_before]
+    tensors += [grid.scale for grid in student.grids] + [step.log_scale for step in student.steps.values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {value.device.type for value in quantized.graph.graph.constants.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("codes", [False, True])
 def test_what_is_learned_is_what_comes_out(network: tuple[QuantGraph, OnGrids], codes: bool) -> None:
     original, quantized = network
     made = Distill(codes=codes, steps=12, batch_size=16).recover(original, quantized, [images(32)])
