@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from layer_networks import on_grids, several
 from small_networks import SlowTwin, cifar_resnet8, images, tiny
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quant_sweep.arithmetic.affine import along_channels, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
@@ -65,6 +66,7 @@ def test_begins_with_the_network_that_it_is_given(network: tuple[QuantGraph, OnG
     twin = SlowTwin(quantized.graph, quantized.qparams)
     x = images(8, seed=3)
     torch.testing.assert_close(student(x), twin.run(x), rtol=1e-3, atol=1e-3)
+    assert {latent.requires_grad for latent in student.latents} == {codes}
     again = student.on_grids()
     for name, grid in again.qparams.items():
         torch.testing.assert_close(grid.scale, quantized.qparams[name].scale)
@@ -298,6 +300,13 @@ def test_images_stay_as_they_are_without_augmentation(images_: Tensor) -> None:
     assert not torch.equal(Distill()._augmented(images_, seed=0), images_)
 
 
+def test_images_are_augmented_on_the_device_where_they_lie() -> None:
+    """Fake tensors have a device and no values; operations refuse those of two devices."""
+    with FakeTensorMode() as mode:
+        moved = Distill()._augmented(mode.from_tensor(images(4)).to("cuda"), seed=0)
+    assert (moved.device.type, moved.shape) == ("cuda", (4, 3, 16, 16))
+
+
 def test_each_step_augments_by_a_seed_of_its_own() -> None:
     _, seeds = Distill(steps=1000)._drawn(10)
     assert len(set(seeds.tolist())) == 1000
@@ -331,7 +340,10 @@ def test_the_rate_rises_and_falls() -> None:
         ({"seed": -1}, "seed=-1: allowed are whole numbers from 0"),
         ({"rate": -1}, "rate=-1: allowed are numbers from 0"),
         ({"rate": 1000}, "rate=1000: allowed are numbers from 0 to below 1000"),
+        ({"rate": True}, "rate=True: allowed are numbers from 0"),
+        ({"rate": float("nan")}, "rate=nan: allowed are numbers from 0"),
         ({"temperature": 0.5}, r"temperature=0\.5: allowed are numbers from 1"),
+        ({"temperature": "2"}, "temperature='2': allowed are numbers from 1"),
     ],
 )
 def test_values_that_are_not_allowed(values: dict[str, object], message: str) -> None:
