@@ -21,7 +21,6 @@ from torch import Tensor
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Graph, Node, QuantGraph
-from quant_sweep.graph.fold import output_axis
 from quant_sweep.graph.operations import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
@@ -104,9 +103,7 @@ def _reads_channels(graph: Graph, reader: Node, tensor: str, layer: Node) -> boo
     alone = isinstance(reader.operation, Weighted) and len(graph.readers[reader.inputs[1]]) == 1
     if not alone or reader.inputs[0] != tensor:
         return False
-    return isinstance(reader.operation, Convolution) == isinstance(layer.operation, Convolution) and (
-        isinstance(reader.operation, Convolution) or output_axis(layer) == len(layer.shape) - 1
-    )
+    return isinstance(reader.operation, Convolution) == isinstance(layer.operation, Convolution)
 
 
 def _factors(graph: Graph, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
@@ -120,7 +117,7 @@ def _factors(graph: Graph, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
             r1 = weights[first.inputs[1]].flatten(1).abs().amax(dim=1)
             r2 = _by_input(second, weights[second.inputs[1]].abs()).amax(dim=1)
             usable = (r1 > 0) & (r2 > 0)
-            t = torch.where(usable, (r1 / torch.where(usable, r2, 1.0)).sqrt(), 1.0)
+            t = torch.where(usable, r1 / r2, 1.0).sqrt()
             weights[first.inputs[1]] = _rows_times(weights[first.inputs[1]], 1 / t)
             weights[second.inputs[1]] = _inputs_times(second, weights[second.inputs[1]], t)
             total[pair] *= t
