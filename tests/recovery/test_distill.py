@@ -292,12 +292,12 @@ def test_images_are_mirrored_and_shifted_and_nothing_else(height: int, width: in
     assert {bytes(one.contiguous().numpy().data) for one in moved} == allowed
 
 
-@pytest.mark.parametrize("images_", [images(3), images(3).to(memory_format=torch.channels_last)])
-def test_images_stay_as_they_are_without_augmentation(images_: Tensor) -> None:
-    made = Distill(augment=False)._augmented(images_, seed=0)
-    assert torch.equal(made, images_)
+@pytest.mark.parametrize("x", [images(3), images(3).to(memory_format=torch.channels_last)])
+def test_images_stay_as_they_are_without_augmentation(x: Tensor) -> None:
+    made = Distill(augment=False)._augmented(x, seed=0)
+    assert torch.equal(made, x)
     assert made.is_contiguous()
-    assert not torch.equal(Distill()._augmented(images_, seed=0), images_)
+    assert not torch.equal(Distill()._augmented(x, seed=0), x)
 
 
 def test_images_are_augmented_on_the_device_where_they_lie() -> None:
