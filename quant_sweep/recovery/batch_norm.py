@@ -42,7 +42,7 @@ def _with_gain(layer: Layer) -> tuple[Tensor, QParams]:
     if layer.grid.spec.channel_axis is None:
         wanted, found = wanted.sum(), found.sum()
     known = (wanted > 0) & (found > 0)
-    gain = torch.where(known, wanted / torch.where(known, found, 1.0), 1.0).sqrt().float()
+    gain = torch.where(known, wanted / found, 1.0).sqrt().float()
     grid = QParams(layer.grid.scale * gain, layer.grid.zero_point, layer.grid.spec)
     return layer.weight * along_channels(gain, layer.weight, layer.grid.spec.channel_axis), grid
 

@@ -167,7 +167,7 @@ def _share_of_rate(step: int, steps: int) -> float:
     warm_up = max(round(_WARM_UP * steps), 1)
     if step < warm_up:
         return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
 
 
 def _mirrored_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -178,7 +178,7 @@ def _mirrored_and_shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     rows, columns = (
-        torch.randint(0, 2 * far + 1, (count, 1), generator=generator) + torch.arange(size)
+        torch.randint(2 * far + 1, (count, 1), generator=generator) + torch.arange(size)
         for far, size in zip(most, (height, width), strict=True)
     )
     padded = F.pad(images, (most[1], most[1], most[0], most[0]))

@@ -21,13 +21,13 @@ from torch import Tensor
 from quant_sweep.calibration.one_pass import calibrate, choose_qparams
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Graph, Node, QuantGraph
-from quant_sweep.graph.fold import output_axis
 from quant_sweep.graph.operations import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
     AveragePool,
     Clamp,
     Convolution,
+    Linear,
     MaxPool,
     Weighted,
 )
@@ -78,7 +78,7 @@ def pairs_of(graph: Graph) -> list[Pair]:
     for node in graph.nodes:
         if isinstance(node.operation, Weighted) and len(graph.readers[node.inputs[1]]) == 1:
             between, reader = [node.name], only_reader(graph, node.name)
-            while reader is not None and _keeps_scaling(reader) and reader.shape[1:2] == node.shape[1:2]:
+            while reader is not None and _keeps_scaling(reader, node) and reader.shape[1:2] == node.shape[1:2]:
                 between.append(reader.name)
                 reader = only_reader(graph, reader.name)
             if reader is not None and _reads_channels(graph, reader, between[-1], node):
@@ -86,10 +86,12 @@ def pairs_of(graph: Graph) -> list[Pair]:
     return found
 
 
-def _keeps_scaling(node: Node) -> bool:
-    """Whether f(t x) = t f(x) for t > 0, channel by channel."""
+def _keeps_scaling(node: Node, layer: Node) -> bool:
+    """Whether f(t x) = t f(x) for t > 0, channel by channel of the layer."""
     if isinstance(node.operation, Clamp):
         return node.operation == Clamp(0.0, float("inf"))
+    if isinstance(layer.operation, Linear):
+        return False  # a pooling would mix its channels
     if isinstance(node.operation, MaxPool | AveragePool):
         return len(node.shape) == 2 + len(node.operation.kernel)
     if isinstance(node.operation, AdaptiveMaxPool | AdaptiveAveragePool):
@@ -101,9 +103,7 @@ def _reads_channels(graph: Graph, reader: Node, tensor: str, layer: Node) -> boo
     alone = isinstance(reader.operation, Weighted) and len(graph.readers[reader.inputs[1]]) == 1
     if not alone or reader.inputs[0] != tensor:
         return False
-    return isinstance(reader.operation, Convolution) == isinstance(layer.operation, Convolution) and (
-        isinstance(reader.operation, Convolution) or output_axis(layer) == len(layer.shape) - 1
-    )
+    return isinstance(reader.operation, Convolution) == isinstance(layer.operation, Convolution)
 
 
 def _factors(graph: Graph, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
@@ -117,7 +117,7 @@ def _factors(graph: Graph, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
             r1 = weights[first.inputs[1]].flatten(1).abs().amax(dim=1)
             r2 = _by_input(second, weights[second.inputs[1]].abs()).amax(dim=1)
             usable = (r1 > 0) & (r2 > 0)
-            t = torch.where(usable, (r1 / torch.where(usable, r2, 1.0)).sqrt(), 1.0)
+            t = torch.where(usable, r1 / r2, 1.0).sqrt()
             weights[first.inputs[1]] = _rows_times(weights[first.inputs[1]], 1 / t)
             weights[second.inputs[1]] = _inputs_times(second, weights[second.inputs[1]], t)
             total[pair] *= t

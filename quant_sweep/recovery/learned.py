@@ -57,7 +57,7 @@ class LearnedNetwork(nn.Module):
             for w, grid, q in zip(weights, self.grids, self.codes_before, strict=True)
         )
         self.biases = nn.ParameterList(constants[name].to(device).clone() for name in self.bias_names)
-        self.steps = {q.name: _LearnedStep(grids[q.name]).to(device) for q in graph.activations if q.name in grids}
+        self.steps = {q.name: _LearnedStep(grids[q.name]) for q in graph.activations if q.name in grids}
         self.network = insert_at_quantizers(graph, self.steps).to(device)
 
     def forward(self, x: Tensor) -> Any:

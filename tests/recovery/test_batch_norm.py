@@ -54,3 +54,20 @@ def test_a_channel_of_nothing_stays_one() -> None:
     made = BatchNormStatistics().recover(original, quantized, [x])
     assert made.qparams["0.weight"].scale[1] == quantized.qparams["0.weight"].scale[1]
     torch.testing.assert_close(made.graph.graph.constants["0.bias"][1], layer.bias[1].detach())
+
+
+@pytest.mark.parametrize("scheme", [AFFINE, PER_TENSOR], ids=["per channel", "per tensor"])
+def test_what_is_constant_in_the_float_network_keeps_its_scale(scheme: Scheme) -> None:
+    """The weights 1, 1, 1 and -3 of one number add up to nothing until they are rounded: no gain takes that back."""
+    layer = nn.Conv2d(4, 2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 1.0, 1.0, -3.0]).reshape(1, 4, 1, 1))
+    x = images(4)[:, :1].mul(8).round().expand(-1, 4, -1, -1)
+    original, quantized = on_grids(nn.Sequential(layer).eval(), x, bits=2, scheme=scheme)
+    rounded = Network(original.graph)(x) - SlowTwin(quantized.graph, quantized.qparams).run(x)
+    assert float(rounded.std()) > 0.1
+    made = BatchNormStatistics().recover(original, quantized, [x])
+    assert torch.equal(made.qparams["0.weight"].scale, quantized.qparams["0.weight"].scale)
+    torch.testing.assert_close(
+        SlowTwin(made.graph, made.qparams).run(x).mean((0, 2, 3)), layer.bias.detach(), rtol=1e-4, atol=1e-4
+    )

@@ -14,15 +14,20 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def rows(far: float = 0.0) -> tuple[Tensor, Tensor]:
-    """x, float32 (groups, n, k), and y, (groups, n, out), which have to do with each other; means about `far`."""
+    """x, float32 (groups, n, k), and y, (groups, n, out), which have to do with each other.
+
+    The mean of each channel is another one, up to 15 times `far`.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 60, 5, generator=generator) + torch.randn(2, 60, 1, generator=generator)
-    return x + far, x[..., :3] + torch.randn(2, 60, 3, generator=generator) - 2 * far
+    y = x[..., :3] + torch.randn(2, 60, 3, generator=generator)
+    first, other = torch.arange(1.0, 11).reshape(2, 1, 5), torch.arange(-5.0, 16, 4).reshape(2, 1, 3)
+    return x + far * first, y + far * other
 
 
 @pytest.mark.parametrize("far", [0.0, 3.0, 3000.0])
 def test_batches_add_up_to_covariances(far: float) -> None:
-    """As exact where the means are large against what varies, as after a ReLU."""
+    """As exact where the means are large against what varies, as after a ReLU, and differ from channel to channel."""
     x, y = rows(far)
     moments = Moments()
     for part in (slice(0, 25), slice(25, 30), slice(30, 60)):
@@ -40,9 +45,19 @@ def test_parts_combine_to_all_rows() -> None:
     whole, parts = Moments(), [Moments() for _ in range(3)]
     whole.add(x, y)
     for moments, part in zip(parts, (slice(0, 10), slice(10, 15), slice(15, 60)), strict=True):
-        moments.add(x[:, part], y[:, part])
+        for i in range(part.start, part.stop, 5):
+            moments.add(x[:, i : i + 5], y[:, i : i + 5])
     for found, wanted in zip(combined(parts), whole.centred(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_means_are_those_of_all_rows() -> None:
+    x, y = rows(far=5.0)
+    moments = Moments()
+    for part in (slice(0, 25), slice(25, 60)):
+        moments.add(x[:, part], y[:, part])
+    for found, wanted in zip(moments.means(), (x, y), strict=True):
+        torch.testing.assert_close(found, wanted.double().mean(1), rtol=1e-6, atol=1e-6)
 
 
 def test_damping_is_a_part_of_the_mean_diagonal() -> None:

@@ -56,7 +56,7 @@ def test_it_helps_images_that_it_did_not_see(fusion: Fusion) -> None:
     assert damages(original, [made], test) < damages(original, [quantized], test)
 
 
-def test_a_channel_of_nothing_keeps_a_scale_above_0() -> None:
+def test_a_channel_of_nothing_keeps_its_scale() -> None:
     layer = nn.Conv2d(3, 4, 1)
     with torch.no_grad():
         layer.weight[1] = 0
@@ -64,8 +64,26 @@ def test_a_channel_of_nothing_keeps_a_scale_above_0() -> None:
     original, quantized = on_grids(nn.Sequential(layer).eval(), x, bits=2)
     made = WeightRange().recover(original, quantized, [x])
     grid = made.qparams["0.weight"]
-    assert bool((grid.scale > 0).all())
+    assert grid.scale[1] == quantized.qparams["0.weight"].scale[1] > 0
     assert int(quantize(made.graph.graph.constants["0.weight"], grid)[1].abs().max()) == 0
+
+
+def test_is_seeded() -> None:
+    torch.manual_seed(0)
+    original, quantized = on_grids(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), images(8), bits=3)
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(torch.seed())
+        made = WeightRange(rows=8, seed=seed).recover(original, quantized, [images(8)])
+        results.append(torch.cat([made.qparams[name].scale for name in ("0.weight", "2.weight")]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_one_row_is_enough() -> None:
+    original, quantized = on_grids(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), images(4), bits=3)
+    made = WeightRange(rows=1).recover(original, quantized, [images(4)])
+    assert bool((made.qparams["0.weight"].scale > 0).all())
 
 
 @pytest.mark.parametrize(
