@@ -15,7 +15,7 @@ from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qpar
 from quant_sweep.engines import Simulate
 from quant_sweep.evaluation.logit_damage import Damage, logit_kl
 from quant_sweep.evaluation.metrics import SquaredError, Top1
-from quant_sweep.evaluation.sensitivity import Part, Sensitivities, measure_sensitivity, own_sqnr_db, parts_of
+from quant_sweep.evaluation.sensitivity import Part, Sensitivities, _Grids, measure_sensitivity, own_sqnr_db, parts_of
 from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -193,6 +193,19 @@ def test_more_bits_do_less() -> None:
     for part, damage in few.items():
         assert many[part].logit_kl < 0.01 * damage.logit_kl
         assert many[part].logit_sqnr_db > damage.logit_sqnr_db + 20
+
+
+def test_the_network_and_its_rounded_weights_lie_where_the_images_do() -> None:
+    """On a device without numbers, which every machine has."""
+    calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
+    graph, device = calibration.graph, torch.device("meta")
+    grids = _Grids(graph, qparams, device)
+    values = grids.network.values(images(2).to(device), keep=lambda _: True)
+    for part in parts_of(graph, graph.names):
+        activations, weights = grids.of(part)
+        assert {weight.device for weight in weights.values()} <= {device}
+        assert grids.network.again(values, activations, weights).device == device
+    assert {constant.device for constant in grids.network.state_dict().values()} == {device}
 
 
 def test_the_graph_stays_as_it_was() -> None:
