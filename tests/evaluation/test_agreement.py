@@ -203,3 +203,17 @@ def test_other_outputs_are_the_same_within_a_hundredth_of_each_image() -> None:
     assert _same([first, second], [simulated, simulated]).tolist() == [True, False, False, True]
     assert _same(first[:, :1, 0], simulated[:, :1, 0]).tolist() == [True, False, True, True]  # a number, no classes
     assert _same(first[:, 0, 0], simulated[:, 0, 0]).tolist() == [True, False, True, True]
+
+
+def test_one_tensor_of_classes_is_the_same_where_the_class_is() -> None:
+    """However far the numbers are apart; of more tensors the numbers count, and so they do of a single number."""
+    simulated = torch.tensor([[1.0, 2.0], [2.0, 1.0], [0.0, 5.0]])
+    others = torch.tensor([[1.0, 9.0], [1.0, 1.001], [0.004, 5.004]])
+    assert _same(others, simulated).tolist() == [True, False, True]
+    assert _same([others, simulated], [simulated, simulated]).tolist() == [False, False, True]
+
+
+def test_outputs_of_nothing_but_zeros_are_the_same() -> None:
+    simulated = torch.zeros(2, 3, 5)
+    assert _same(simulated, simulated).tolist() == [True, True]
+    assert _same(simulated + torch.tensor([0.0, 1e-9])[:, None, None], simulated).tolist() == [True, False]

@@ -1,6 +1,8 @@
 """The search for widths: its measurements against networks built anew, and that it finds what helps."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -8,21 +10,23 @@ import pytest
 import torch
 from layer_networks import several
 from small_networks import images, tiny
+from torch import Tensor, nn
 
 from quant_sweep.calibration.one_pass import Calibration, calibrate
 from quant_sweep.engines import Simulate
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation import search_widths
-from quant_sweep.evaluation.allocate import allocate, judging_batches, width_choices
+from quant_sweep.evaluation.allocate import allocate, in_batches, judging_batches, width_choices
 from quant_sweep.evaluation.budget import Budget, parse_budget
 from quant_sweep.evaluation.search_widths import Search, next_factor
 from quant_sweep.evaluation.tensor_damages import Damages, Widths, damage_and_changes, tensor_damages
-from quant_sweep.graph import Fusion, Network, capture
+from quant_sweep.graph import Fusion, Network, QuantGraph, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.allocation import least_damage, network_size
 from quant_sweep.quantization.quantize import quantize, recovered
-from quant_sweep.quantization.scheme import AFFINE, BitWidths, Width, assign_specs
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width, assign_specs
 from quant_sweep.recovery import Bias, Equalize, OnGrids, Reconstruct
+from quant_sweep.recovery.divergence import divergence
 from quant_sweep.recovery.recover import damages
 
 
@@ -49,9 +53,10 @@ def test_the_damage_of_one_tensor_is_that_of_a_network_with_its_width(calibratio
         assert found[name]["float"] == 0.0
 
 
-def test_a_whole_network_is_measured_as_it_is_simulated(calibration: Calibration) -> None:
+@pytest.mark.parametrize("in_float", [(), ("relu.output", "conv2.weight")])
+def test_a_whole_network_is_measured_as_it_is_simulated(calibration: Calibration, in_float: tuple[str, ...]) -> None:
     graph, batches = calibration.graph, [images(60, seed=4), images(30, seed=5)]
-    state = at(calibration, dict.fromkeys(graph.names, 3))
+    state = at(calibration, {**dict.fromkeys(graph.names, 3), **dict.fromkeys(in_float, "float")})
     found, changed = damage_and_changes(graph, state, batches)
     assert found == pytest.approx(damages(graph, [state], batches)[0], rel=1e-4)
     networks = (Network(graph.graph), Simulate().build(state.graph, state.qparams))
@@ -75,6 +80,53 @@ def test_a_recovered_weight_comes_with_its_bias(calibration: Calibration) -> Non
     assert found["relu.output"][2] == pytest.approx(damages(graph, [by_hand], batches)[0], rel=1e-3)
 
 
+def other_constants(graph: QuantGraph, by: float, names: Collection[str]) -> QuantGraph:
+    """The same network, some constants of which are larger."""
+    constants = {name: value + by if name in names else value for name, value in graph.graph.constants.items()}
+    return replace(graph, graph=replace(graph.graph, constants=constants))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 3, 1), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.relu(self.conv(torch.relu(self.conv(x)))).mean((2, 3)))
+
+
+def test_a_layer_that_is_called_twice_keeps_its_bias() -> None:
+    """A recovery gives each call one of its own, of which neither is right for the other."""
+    torch.manual_seed(0)
+    calibration = calibrate(capture(Twice().eval(), images(2), Fusion.conv_bn_relu), [images(16)])
+    graph, batches = calibration.graph, [images(8, seed=4)]
+    state = at(calibration, dict.fromkeys(graph.names, 3))
+    moved = other_constants(graph, 1.0, ["conv.bias", "linear.bias"])
+    weights = {3: OnGrids(moved, state.qparams)}
+    found = tensor_damages(graph, weights, {3: state}, {"conv.weight": (3,), "linear.weight": (3,)}, batches)
+    by_hand = [
+        OnGrids(graph, {"conv.weight": state.qparams["conv.weight"]}),
+        OnGrids(other_constants(graph, 1.0, ["linear.bias"]), {"linear.weight": state.qparams["linear.weight"]}),
+    ]
+    twice, once = damages(graph, by_hand, batches)
+    assert found == {
+        "conv.weight": {3: pytest.approx(twice, rel=1e-3)},
+        "linear.weight": {3: pytest.approx(once, rel=1e-3)},
+    }
+
+
+def test_a_layer_that_lost_its_bias_is_measured_without(calibration: Calibration) -> None:
+    graph, batches = calibration.graph, [images(8, seed=4)]
+    state = at(calibration, dict.fromkeys(graph.names, 4))
+    nodes = tuple(
+        replace(node, inputs=node.inputs[:2]) if node.name == "conv1.output" else node for node in graph.graph.nodes
+    )
+    without = OnGrids(replace(graph, graph=replace(graph.graph, nodes=nodes)), state.qparams)
+    found = tensor_damages(graph, {4: without}, {4: state}, {"conv1.weight": (4,)}, batches)
+    by_hand = OnGrids(without.graph, {"conv1.weight": state.qparams["conv1.weight"]})
+    assert found["conv1.weight"][4] == pytest.approx(damages(graph, [by_hand], batches)[0], rel=1e-3)
+
+
 def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: Calibration) -> None:
     graph, size = calibration.graph, network_size(calibration.graph)
     found = allocate(calibration, budget=Budget(like_uniform=4), observer=MSE(), widths=(2, 3, 4, 6, 8), steps=2)
@@ -88,6 +140,38 @@ def test_the_choice_keeps_to_the_budget_and_is_better_than_uniform(calibration: 
     again, _ = damage_and_changes(graph, at(calibration, found.chosen.widths), judging_batches(calibration.batches))
     assert again == pytest.approx(found.chosen.damage)
     assert {name: grid.spec.bits for name, grid in made.qparams.items()} == found.chosen.widths
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"recovery": (Bias(),)},
+        {"scheme": Scheme(weight_per_channel=False, weight_narrow_range=False, activation_symmetric=True)},
+        {"weight_observer": MSE(), "observer": MinMax()},
+    ],
+    ids=["recovery", "scheme", "observers"],
+)
+def test_networks_are_measured_as_quantize_makes_them(calibration: Calibration, settings: dict[str, Any]) -> None:
+    graph, given = calibration.graph, {"observer": MSE(), **settings}
+    found = allocate(calibration, budget=Budget(mean_bits=4), widths=(2, 4, 8), steps=2, **given)
+    batch = torch.cat(judging_batches(calibration.batches))
+    wanted = Network(graph.graph)(batch)
+    for one in found.candidates:
+        made = quantize(calibration, bits=8, overrides=one.widths, engine=Simulate(), **given).network(batch)
+        assert one.damage == pytest.approx(float(divergence(wanted.double(), made.double())), rel=1e-4)
+        assert one.changed == pytest.approx(100 * (wanted.argmax(1) != made.argmax(1)).double().mean().item())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tensors_around_a_relu_share_a_width_where_they_share_a_grid(tied: bool) -> None:
+    calibration = calibrate(capture(tiny(), images(2), Fusion.bn), [images(32)])
+    scheme = replace(AFFINE, same_grid_around_relu=tied)
+    found = allocate(
+        calibration, budget=Budget(mean_bits=4), observer=MSE(), scheme=scheme, widths=(2, 3, 4, 5, 6, 8), steps=1
+    )
+    assert found.candidates[-1].name == "step 1"
+    widths = found.candidates[-1].widths
+    assert (widths["conv1.output"] == widths["relu.output"]) is tied
 
 
 def test_the_search_goes_on_beside_a_uniform_assignment(calibration: Calibration) -> None:
@@ -134,7 +218,10 @@ def test_each_step_counts_weights_by_another_factor(calibration: Calibration, mo
     steps = found.candidates[3:]
     assert [one.name for one in steps] == ["step 1", "step 2", "step 3"]
     assert found.chosen == min(found.candidates[:2] + steps, key=lambda one: one.damage)
-    alone, weights, measured = asked[0]["damages"], {q.name for q in calibration.graph.weights}, dict[float, float]()
+    graph, weights, measured = calibration.graph, {q.name for q in calibration.graph.weights}, dict[float, float]()
+    states = {bits: at(calibration, dict.fromkeys(graph.names, bits)) for bits in (2, 4, 8)}
+    choices = dict.fromkeys(graph.names, (2, 4, 8))
+    alone = tensor_damages(graph, states, states, choices, judging_batches(calibration.batches))
     for question, step in zip(asked, steps, strict=True):
         factor = next_factor(measured)
         measured[factor] = step.damage
@@ -162,29 +249,33 @@ def test_the_least_cost_for_so_many_changes(calibration: Calibration) -> None:
     assert found.chosen.costs["bit_operations"] == min(one.costs["bit_operations"] for one in enough)
 
 
-@pytest.mark.parametrize("most", [15.0, 25.0])
+@pytest.mark.parametrize(
+    ("widths", "most"),
+    [((2, 4, 8), 15.0), ((2, 4, 8), 25.0), ((2, 4, 8), 180 / 7), ((2, 4, 8), 40.0), ((2, 3, 4), 45.0), ((6, 8), 16.0)],
+)
 def test_the_least_cost_is_searched_by_halving(
-    calibration: Calibration, monkeypatch: pytest.MonkeyPatch, most: float
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...], most: float
 ) -> None:
     """Where the changes follow from the widths alone: a share of the cost of the best uniform network, the geometric
     mean of what was enough and what was not."""
-    graph, choices = calibration.graph, dict.fromkeys(calibration.graph.names, (2, 4, 8))
-    damages = {name: {2: 9.0 + i, 4: 3.0, 8: 1.0} for i, name in enumerate(choices)}
+    graph, choices = calibration.graph, dict.fromkeys(calibration.graph.names, widths)
+    damages = {name: {bits: (9.0 + i) / bits for bits in widths} for i, name in enumerate(choices)}
 
     def changed(widths: Mapping[str, Any]) -> float:
         return 10.0 * sum(8 - bits for bits in widths.values()) / len(widths)
 
     def damages_of(weights: Mapping[Width, OnGrids], activations: Mapping[Width, OnGrids]) -> Damages:
-        assert list(weights) == list(activations) == [2, 4, 8]
+        assert tuple(weights) == tuple(activations) == widths
         return damages
 
     monkeypatch.setattr(search_widths, "damage_and_changes", lambda _graph, state, _: (0.5, changed(state)))
     groups, size = [(name,) for name in choices], network_size(graph)
-    search = Search(graph, size, groups, choices, [images(8)], lambda widths: cast(OnGrids, widths), damages_of)
+    judges = [images(8), images(3)]
+    search = Search(graph, size, groups, choices, judges, lambda widths: cast(OnGrids, widths), damages_of)
     found = search.run(Budget(max_drop=most), steps=6)
-    uniform = size.costs(dict.fromkeys(choices, 8))
-    expected, low, high = [dict.fromkeys(choices, bits) for bits in (2, 4, 8)], 0.25, 1.0
-    best = expected[-1]
+    expected, low, high = [dict.fromkeys(choices, bits) for bits in widths], 0.25, 1.0
+    best = next(uniform for uniform in expected if changed(uniform) <= most)
+    uniform = size.costs(best)
     for _ in range(6):
         share = (low * high) ** 0.5
         caps = {name: share * uniform[name] for name in ("weight_bits", "bit_operations")}
@@ -197,9 +288,39 @@ def test_the_least_cost_is_searched_by_halving(
         best, low, high = (tried, low, share) if enough else (best, share, high)
     assert [one.widths for one in found.candidates] == expected
     assert [one.changed for one in found.candidates] == [changed(widths) for widths in expected]
-    assert found.chosen.widths == best != expected[2]
-    assert {one.changed <= most for one in found.candidates[3:]} == {True, False}
-    assert [one.name for one in found.candidates][:4] == ["uniform 2", "uniform 4", "uniform 8", "step 1"]
+    assert found.chosen.widths == best
+    assert best not in expected[: len(widths)]
+    names = [*(f"uniform {bits}" for bits in widths), "step "]
+    assert all(one.name.startswith(name) for one, name in zip(found.candidates, names, strict=False))
+    assert found.images == 11
+
+
+def test_so_many_changes_are_too_few_for_every_width(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width with the fewest is named, which need not be the widest."""
+    graph, choices = calibration.graph, dict.fromkeys(calibration.graph.names, (2, 4, 8))
+    changes = {2: 30.0, 4: 12.5, 8: 20.0}
+
+    def measured(_graph: object, widths: Any, _judges: object) -> tuple[float, float]:
+        return 0.5, changes[widths["input"]]
+
+    monkeypatch.setattr(search_widths, "damage_and_changes", measured)
+    size, groups = network_size(graph), [(name,) for name in choices]
+    search = Search(
+        graph, size, groups, choices, [images(8)], lambda widths: cast(OnGrids, widths), lambda *_: cast(Damages, {})
+    )
+    with pytest.raises(InputError, match=r"^budget.max_drop=12.4: uniform 4 bits changes 12 %"):
+        search.run(Budget(max_drop=12.4), steps=1)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 6), (3, 4, 6), (3, 2, 4, 6)])
+@pytest.mark.parametrize("count", [1, 16, 35])
+def test_inputs_of_any_shape_are_judged_in_batches(shape: tuple[int, ...], count: int) -> None:
+    inputs = torch.randn(count, *shape)
+    batches = in_batches(inputs)
+    assert torch.equal(torch.cat(batches), inputs)
+    assert [len(batch) for batch in batches] == [min(16, count - first) for first in range(0, count, 16)]
+    if len(shape) == 3:
+        assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
 
 
 def test_settled_widths_stay(calibration: Calibration) -> None:
@@ -221,6 +342,42 @@ def test_other_layers() -> None:
     assert set(found.chosen.widths) == set(calibration.graph.names)
 
 
+@pytest.mark.parametrize("value", [0, -1, True, False, "3", math.nan, math.inf, 1e12, [4]])
+@pytest.mark.parametrize("name", ["megabytes", "bitops", "mean_bits", "max_drop"])
+def test_a_limit_is_a_finite_number_above_0(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"^budget\.{name}={re.escape(repr(value))}: allowed are numbers above 0"):
+        parse_budget({name: value})
+    for number in (1e-9, 1, 9e11):
+        assert parse_budget({name: number}) == Budget(**{name: number})
+
+
+@pytest.mark.parametrize("bits", [2, 9, 16])
+def test_like_uniform_takes_every_width(bits: int) -> None:
+    assert parse_budget(f"like_uniform_{bits}") == Budget(like_uniform=bits)
+
+
+def test_the_most_of_each_cost(calibration: Calibration) -> None:
+    graph, size = calibration.graph, network_size(calibration.graph)
+    numbers, weights = sum(t.numel() for t in graph.graph.constants.values()), sum(size.weights.values())
+    assert Budget(bitops=2.5).caps(size, graph) == {"bit_operations": 2.5e9}
+    mean = {"weight_bits": 3.5 * weights, "activation_bits": 3.5 * sum(size.activations.values())}
+    assert Budget(mean_bits=3.5).caps(size, graph) == mean
+    costs = size.costs(dict.fromkeys(graph.names, 5))
+    assert Budget(like_uniform=5).caps(size, graph) == {k: costs[k] for k in ("weight_bits", "bit_operations")}
+    both = Budget(megabytes=0.001, mean_bits=30, bitops=1).caps(size, graph)
+    assert both["weight_bits"] == pytest.approx(0.001 * 8e6 - 32 * (numbers - weights))
+    assert (both["activation_bits"], both["bit_operations"]) == (30 * sum(size.activations.values()), 1e9)
+
+
+def test_megabytes_leave_something_for_the_weights(calibration: Calibration) -> None:
+    graph, size = calibration.graph, network_size(calibration.graph)
+    others = 6 + 6 + 4  # biases; 512 bits
+    half_a_bit = Budget(megabytes=(32 * others + 0.5) / 8e6)
+    assert half_a_bit.caps(size, graph)["weight_bits"] == pytest.approx(0.5)
+    with pytest.raises(InputError, match=r"biases and the like alone take 6\.4e-05"):
+        Budget(megabytes=32 * others / 8e6).caps(size, graph)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -229,12 +386,29 @@ def test_other_layers() -> None:
         ({"bits": 3}, r"budget.bits: no such limit; allowed are megabytes, "),
         ({"max_drop": 1, "bitops": 2}, r"budget.max_drop: it asks for the least cost"),
         ("like_uniform_1", "budget=like_uniform_1: allowed are like_uniform_2 to"),
+        ("like_uniform_17", "budget=like_uniform_17: allowed are like_uniform_2 to"),
         ("uniform", "budget=uniform: allowed are like_uniform_2 to like_uniform_16, and budget.megabytes, "),
     ],
 )
 def test_budgets_that_are_none(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_budget(given)
+
+
+def test_what_the_fewest_bits_take_is_said(calibration: Calibration) -> None:
+    size = network_size(calibration.graph)
+    costs = size.costs(dict.fromkeys(calibration.graph.names, 3))
+    said = f"take {costs['weight_bits'] / 8e6:.3g} MB and an image {costs['bit_operations'] / 1e9:.3g}e9 bit operations"
+    with pytest.raises(InputError, match=re.escape(said)):
+        allocate(calibration, budget=Budget(mean_bits=1.5), observer=MSE(), widths=("float", 4, 3))
+
+
+def test_a_network_without_weights() -> None:
+    """Nothing of the budget is spent on them, and so a uniform assignment of activations is as good as any."""
+    model = nn.Sequential(nn.ReLU(), nn.AvgPool2d(4), nn.AvgPool2d(2), nn.Flatten()).eval()
+    calibration = calibrate(capture(model, images(2), Fusion.none), [images(16)])
+    found = allocate(calibration, budget=Budget(like_uniform=4), observer=MSE(), widths=(2, 8), steps=1)
+    assert found.chosen.name == "uniform 8"
 
 
 def test_tensors_of_a_network_with_other_channels_are_refused(calibration: Calibration) -> None:

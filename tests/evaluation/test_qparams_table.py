@@ -1,5 +1,7 @@
 """The table has one row per tensor and channel, and its numbers are those of the grids."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,6 +69,39 @@ def test_unknown_errors_are_missing_not_zero(content) -> None:
     table = qparams_table(graph, qparams, {}).set_index("kind")
     assert table.loc["activation", ["clipped_fraction", "sqnr_db"]].isna().all(axis=None)
     assert table.loc["weight", ["clipped_fraction", "sqnr_db"]].notna().all(axis=None)
+
+
+def test_errors_are_those_of_the_weights_before_recovery(content) -> None:
+    """Saturation and noise of a recovered weight, held against the weight of the float network."""
+    graph, qparams, summaries = content
+    generator = torch.Generator().manual_seed(3)
+    constants = {
+        name: value + 0.3 * value.std() * torch.randn(value.shape, generator=generator)
+        if name in {q.name for q in graph.weights}
+        else value
+        for name, value in graph.graph.constants.items()
+    }
+    recovered = replace(graph, graph=replace(graph.graph, constants=constants))
+    table = qparams_table(recovered, qparams, summaries, original=graph)
+    for q in graph.weights:
+        rows, grid = table[table["name"] == q.name], qparams[q.name]
+        x, new = (network.graph.constants[q.name].double().flatten(1).numpy() for network in (graph, recovered))
+        scale = grid.scale.double().numpy()[:, None]
+        used = scale * np.clip(np.round(new / scale), grid.spec.qmin, grid.spec.qmax)
+        noise = ((x - used) ** 2).sum(1)
+        np.testing.assert_allclose(rows["sqnr_db"].to_numpy(float), 10 * np.log10((x**2).sum(1) / noise), rtol=1e-4)
+        np.testing.assert_array_equal(
+            rows["clipped_fraction"].to_numpy(float), clipped_fraction(graph.graph.constants[q.name], grid).numpy()
+        )
+
+
+def test_columns_of_numbers_are_numbers_even_where_some_are_missing(content) -> None:
+    graph, qparams, summaries = content
+    for seen in (summaries, {"input": summaries["input"]}, {}):
+        table = qparams_table(graph, qparams, seen)
+        numbers = ["scale", "lo", "hi", "clipped_fraction", "sqnr_db"]
+        assert {table[column].dtype.kind for column in numbers} == {"f"}
+        assert {table[column].dtype.kind for column in ("channel", "bits", "zero_point")} == {"i"}
 
 
 def test_csv_keeps_every_digit(content, tmp_path) -> None:

@@ -13,8 +13,9 @@ from quant_sweep.arithmetic.affine import fake_quantize
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
 from quant_sweep.engines import Simulate
-from quant_sweep.evaluation.logit_damage import logit_kl
-from quant_sweep.evaluation.sensitivity import Part, measure_sensitivity, own_sqnr_db, parts_of
+from quant_sweep.evaluation.logit_damage import Damage, logit_kl
+from quant_sweep.evaluation.metrics import SquaredError, Top1
+from quant_sweep.evaluation.sensitivity import Part, Sensitivities, _Grids, measure_sensitivity, own_sqnr_db, parts_of
 from quant_sweep.graph import Fusion, Network, capture
 from quant_sweep.observers import MSE, MinMax
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
@@ -167,6 +168,23 @@ def test_table_ranks_by_divergence_and_knows_the_tensors_own_ratio() -> None:
     assert rows.loc["input", "own_sqnr_db"] == pytest.approx(20 * math.log10(batch.norm() / noise.norm()), abs=0.1)
 
 
+@pytest.mark.parametrize("logits", [True, False])
+def test_the_most_damaging_part_is_the_first_row_and_of_equal_ones_the_first_name(logits: bool) -> None:
+    """By the divergence of logits; where outputs are none, by their relative error."""
+    found = {"b": (1.0, 0.5), "a": (1.0, 0.5), "d": (0.2, 4.0), "c": (3.0, 0.1)}
+    damages = {
+        Part(name, "weight", (name,)): Damage(2.0, kl, error, 1.0) if logits else Damage(None, None, error, 1.0)
+        for name, (kl, error) in found.items()
+    }
+    table = Sensitivities(10, Top1() if logits else SquaredError(), None, damages).table({"a": 30.0})
+    assert table["name"].tolist() == (["c", "a", "b", "d"] if logits else ["d", "a", "b", "c"])
+    assert table.index.tolist() == [0, 1, 2, 3]
+    measured = ["accuracy_drop", "logit_kl"] if logits else ["relative_error"]
+    assert list(table.columns) == ["name", "kind", "tensors", *measured, "logit_sqnr_db", "own_sqnr_db"]
+    assert table[measured[-1]].tolist() == ([3.0, 1.0, 1.0, 0.2] if logits else [4.0, 0.5, 0.5, 0.1])
+    assert table["own_sqnr_db"].dropna().to_dict() == {1: 30.0}
+
+
 def test_more_bits_do_less() -> None:
     few, many = (
         measure_sensitivity(calibration.graph, qparams, batches()).damages
@@ -175,6 +193,19 @@ def test_more_bits_do_less() -> None:
     for part, damage in few.items():
         assert many[part].logit_kl < 0.01 * damage.logit_kl
         assert many[part].logit_sqnr_db > damage.logit_sqnr_db + 20
+
+
+def test_the_network_and_its_rounded_weights_lie_where_the_images_do() -> None:
+    """On a device without numbers, which every machine has."""
+    calibration, qparams = calibrated(tiny(), Fusion.conv_bn_relu)
+    graph, device = calibration.graph, torch.device("meta")
+    grids = _Grids(graph, qparams, device)
+    values = grids.network.values(images(2).to(device), keep=lambda _: True)
+    for part in parts_of(graph, graph.names):
+        activations, weights = grids.of(part)
+        assert {weight.device for weight in weights.values()} <= {device}
+        assert grids.network.again(values, activations, weights).device == device
+    assert {constant.device for constant in grids.network.state_dict().values()} == {device}
 
 
 def test_the_graph_stays_as_it_was() -> None:

@@ -1,6 +1,8 @@
 """Widths of single tensors: files of them, and tensors that stay in float."""
 
 import json
+import locale
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from quant_sweep.errors import InputError
 from quant_sweep.evaluation.model_size import quantized_megabytes
 from quant_sweep.graph import Fusion, capture
 from quant_sweep.observers import MSE
+from quant_sweep.quantization import assignment
 from quant_sweep.quantization.assignment import read_assignment, write_assignment
 from quant_sweep.quantization.quantize import quantize
-from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
+from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, Width, assign_specs
 from quant_sweep.recovery import Reconstruct
 
 WIDTHS = {"input": 8, "conv1.weight": 3, "linear": "float"}
@@ -56,6 +59,50 @@ def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match=f"overrides={path}: there is no such file; allowed is a mapping"):
             read_assignment(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "a/" * 3000], ids=["nul", "long name", "long path"])
+def test_no_path(path: str) -> None:
+    with pytest.raises(InputError, match=r"(?s)^overrides=a.*: there is no such file; allowed is a mapping"):
+        read_assignment(Path(path))
+
+
+@pytest.mark.parametrize("more", [0, 1, 100])
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+    """Not read in part: what is cut off might be half of the network."""
+    monkeypatch.setattr(assignment, "_LARGEST", 40)
+    (tmp_path / "x").write_text("input: 8\n" + "#" * (20 + more) + "\nlinear: 12")
+    assert (tmp_path / "x").stat().st_size == 40 + more
+    if more == 0:
+        assert read_assignment(tmp_path / "x") == {"input": 8, "linear": 12}
+        return
+    with pytest.raises(InputError, match="allowed is a file with a mapping"):
+        read_assignment(tmp_path / "x")
+
+
+def test_little_memory_is_spent_on_a_large_file(tmp_path: Path) -> None:
+    """A checkpoint, say, given by mistake."""
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(2**26)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="allowed is a file with a mapping"):
+            read_assignment(tmp_path / "x")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_written_does_not_depend_on_the_locale(tmp_path: Path) -> None:
+    widths: dict[str, Width] = {"größe.weight": 3, "input": "float"}
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")  # ASCII
+    try:
+        write_assignment(tmp_path / "a.yaml", widths, "für größe")
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert (tmp_path / "a.yaml").read_text(encoding="utf-8").startswith("# für größe\n")
+    assert read_assignment(tmp_path / "a.yaml") == widths
 
 
 @pytest.mark.parametrize("name", ["linear", "conv2.weight", "input", "relu.output"])

@@ -1,5 +1,6 @@
 """The library without a command: calibrate once, quantize many times, evaluate."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_networks import images, tiny
 from quant_sweep.calibration.one_pass import Calibration, calibrate
 from quant_sweep.data import calibration_indices, digits
 from quant_sweep.engines import Engine
+from quant_sweep.engines.lowering import NetworkOfCodes
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.evaluate import evaluate
 from quant_sweep.graph import Fusion, Network, capture
@@ -86,6 +88,14 @@ def test_an_engine_of_ones_own(calibration: Calibration) -> None:
     network = quantize(calibration, bits=4, observer=MSE(), engine=Original()).network
     assert isinstance(network, Network)
     assert network.graph is calibration.graph.graph
+
+
+def test_integers_compute_where_the_images_are_on_the_cpu(calibration: Calibration, exact_int8: int) -> None:
+    bits = min(7, exact_int8)
+    for batches, integers in ((calibration.batches, True), (None, True), ([images(8).to("meta")], False)):
+        given = replace(calibration, batches=batches)
+        network = quantize(given, bits=bits, observer=MSE()).network
+        assert isinstance(network, NetworkOfCodes) is integers
 
 
 @pytest.mark.parametrize("bits", [0, -1, 1, 17, 33, 8.5, "8", True, None])
