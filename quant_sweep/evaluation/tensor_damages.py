@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from quant_sweep.arithmetic.affine import fake_quantize
-from quant_sweep.graph import FakeQuantize, Network, QuantGraph, insert_at_quantizers, weights_on_grid
+from quant_sweep.graph import FakeQuantize, Network, Node, QuantGraph, insert_at_quantizers, weights_on_grid
+from quant_sweep.graph.fold import output_axis
 from quant_sweep.quantization.scheme import FLOAT, Width
 from quant_sweep.recovery import OnGrids
 from quant_sweep.recovery.recover import apart
@@ -58,6 +60,7 @@ def tensor_damages(
         by tensor and width; 0 in float.
     """
     device, images = batches[0].device, sum(map(len, batches))
+    original = _with_biases(original)
     network = insert_at_quantizers(original, {q.name: _unchanged for q in original.activations}).to(device)
     layers = {q.name: q.layers for q in original.weights}
 
@@ -95,11 +98,23 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def _with_biases(original: QuantGraph) -> QuantGraph:
+    """The same network whose layers all have a bias, 0 where they had none: a recovery may give them one."""
+    graph, nodes, zeros = original.graph, list[Node](), dict[str, Tensor]()
+    layers = {layer for q in original.weights for layer in q.layers}
+    for node in graph.nodes:
+        if node.name in layers and len(node.inputs) == 2:
+            zeros[f"{node.name}.no_bias"] = graph.constants[node.inputs[1]].new_zeros(node.shape[output_axis(node)])
+            node = replace(node, inputs=(*node.inputs, f"{node.name}.no_bias"))
+        nodes.append(node)
+    return replace(original, graph=replace(graph, nodes=tuple(nodes), constants={**graph.constants, **zeros}))
+
+
 def _swapped(original: QuantGraph, other: OnGrids, weight: str, layers: Sequence[str]) -> dict[str, Tensor]:
     """A weight of another network, with the bias that its layer has there."""
     graph, there = original.graph, other.graph.graph
     made = {weight: fake_quantize(there.constants[weight], other.qparams[weight])}
-    if len(layers) > 1 or len(graph.node[layers[0]].inputs) < 3:
+    if len(layers) > 1:
         return made
     bias, theirs = graph.node[layers[0]].inputs[2], there.node[layers[0]].inputs[2:]
     made[bias] = there.constants[theirs[0]] if theirs else torch.zeros_like(graph.constants[bias])

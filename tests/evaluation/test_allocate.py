@@ -80,6 +80,36 @@ def test_a_recovered_weight_comes_with_its_bias(calibration: Calibration) -> Non
     assert found["relu.output"][2] == pytest.approx(damages(graph, [by_hand], batches)[0], rel=1e-3)
 
 
+class Bare(nn.Module):
+    """No layer has a bias, and no BatchNorm gives it one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 5, 3, bias=False), nn.Linear(14, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.relu(self.conv(x))).mean((1, 2))
+
+
+def test_a_recovered_weight_comes_with_the_bias_that_its_layer_had_not() -> None:
+    torch.manual_seed(0)
+    calibration = calibrate(capture(Bare().eval(), images(2), Fusion.conv_bn_relu), [images(16)])
+    graph, batches = calibration.graph, [images(8, seed=4)]
+    state = at(calibration, dict.fromkeys(graph.names, 2), (Bias(),))
+    for weight in ("conv.weight", "linear.weight"):
+        found = tensor_damages(graph, {2: state}, {}, {weight: (2,)}, batches)
+        (layer,) = (node.name for node in graph.graph.nodes if weight in node.inputs)
+        theirs = state.graph.graph.node[layer]
+        (bias,) = theirs.inputs[2:]
+        nodes = tuple(theirs if node.name == layer else node for node in graph.graph.nodes)
+        constants = {**graph.graph.constants, bias: state.graph.graph.constants[bias]}
+        by_hand = OnGrids(
+            replace(graph, graph=replace(graph.graph, nodes=nodes, constants=constants)),
+            {weight: state.qparams[weight]},
+        )
+        assert found[weight][2] == pytest.approx(damages(graph, [by_hand], batches)[0], rel=1e-3)
+
+
 def other_constants(graph: QuantGraph, by: float, names: Collection[str]) -> QuantGraph:
     """The same network, some constants of which are larger."""
     constants = {name: value + by if name in names else value for name, value in graph.graph.constants.items()}
