@@ -103,7 +103,7 @@ class Search:
             steps: how many assignments are made beside the uniform ones; from 1.
 
         Raises:
-            InputError: no assignment keeps to the budget.
+            InputError: found no assignment that keeps to the budget.
         """
         widths = sorted({w for choice in self.choices.values() for w in choice if w != FLOAT})
         states: dict[Width, OnGrids] = {w: self.make(self._uniform(w)) for w in widths}
@@ -125,7 +125,7 @@ class Search:
             by_factor[factor] = tried[-1].damage
         best = min((*within, *tried), key=lambda one: one.damage, default=None)
         if best is None:
-            raise InputError(f"{budget}: no assignment of widths keeps to it; {self._least()}")
+            raise InputError(f"{budget}: found no assignment of widths that keeps to it; {self._least()}")
         return Allocation(best, (*uniform.values(), *tried), self._images)
 
     def _cheapest(

@@ -139,7 +139,7 @@ def least_damage(
         tried: assignments that are not wanted again.
 
     Returns:
-        By tensor; None where no assignment keeps to the caps.
+        By tensor; None where no assignment keeps to the caps, or none was found in half a minute.
     """
     program = _Program([tuple(group) for group in groups], damages)
     for name, numbers in ((WEIGHT_BITS, size.weights), (ACTIVATION_BITS, size.activations)):
