@@ -199,9 +199,16 @@ def test_engines_agree_on_recovered_codes(make, exact_int8: int) -> None:
         ({"damp": "x"}, "damp='x': "),
         ({"damp": float("nan")}, "damp=nan: "),
         ({"seed": -1}, "seed=-1: "),
+        ({"damp": 100}, "damp=100: allowed are numbers above 0 and below 100"),
         ({"rescale": 1.5}, r"rescale=1\.5: allowed are numbers from 0 to 1"),
+        ({"rescale": -0.1}, r"rescale=-0\.1: "),
     ],
 )
 def test_values_that_are_not_allowed(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Reconstruct(**values)
+
+
+@pytest.mark.parametrize("rescale", [0, 1])
+def test_values_at_their_limits_are_allowed(rescale: float) -> None:
+    Reconstruct(rows=1, damp=99.9, sweeps=0, rescale=rescale, seed=0)
