@@ -14,12 +14,13 @@ from quant_sweep.recovery.order import added_to, in_order
 
 
 class Sums(nn.Module):
-    """Two layers whose sum, in the order written, comes behind both of them."""
+    """A sum of layers, and of branches of several."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
         self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.whole = nn.Conv2d(3, 3, 16)
 
     def forward(self, x: Tensor) -> Tensor:
         match self.kind:
@@ -32,6 +33,11 @@ class Sums(nn.Module):
                 x = F.relu(self.a(x)) + self.b(x)
             case "two layers":
                 x = self.a(x) + self.c(F.relu(self.b(x)))
+            case "a layer that is added to every place":
+                x = self.whole(x) + F.relu(x)
+            case "a layer that is added to itself":
+                x = self.a(x)
+                x = x + x
         return x.mean((2, 3))
 
 
@@ -49,6 +55,8 @@ def network(kind: str) -> Graph:
         ("a branch of several plus a layer", 1),
         ("a ReLU plus a layer", 1),
         ("two layers", 2),
+        ("a layer that is added to every place", 0),
+        ("a layer that is added to itself", 0),
     ],
 )
 def test_what_is_added_to_a_layer_comes_before_it(kind: str, layers: int) -> None:

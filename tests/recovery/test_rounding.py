@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant_sweep.recovery import rounding
 from quant_sweep.recovery.rounding import (
@@ -194,10 +195,42 @@ def test_how_large_the_inputs_are_does_not_matter(size: float, per_channel: bool
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_one_scale_for_a_whole_tensor(groups: int) -> None:
+@pytest.mark.parametrize("sweeps", [0, 3])
+def test_one_scale_for_a_whole_tensor(groups: int, sweeps: int) -> None:
     w, h = case(seed=4, groups=groups)
-    _, scale = round_weights(w, h, Levels(-4, 3, False), sweeps=3)
+    _, scale = round_weights(w, h, Levels(-4, 3, False), sweeps)
     assert scale.unique().numel() == 1
+
+
+def test_the_first_scale_of_a_tensor_is_that_of_its_weights_in_one_channel() -> None:
+    w, _ = case(seed=4, groups=2, k=20)
+    one = least_squared_error_scale(w.reshape(1, 1, -1), Levels(-2, 1, True))
+    torch.testing.assert_close(least_squared_error_scale(w, Levels(-2, 1, False)), one.expand(2, 3))
+
+
+class Rounded(TorchDispatchMode):
+    """Counts the calls that round tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func in (torch.ops.aten.round.default, torch.ops.aten.round_.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("k", [3, 8, 11])
+def test_each_weight_is_rounded_once(k: int) -> None:
+    """Of all channels together: more would be the same, or another result, after much more work."""
+    w, h = case(seed=8, groups=2, k=k)
+    scale = least_squared_error_scale(w, TERNARY)
+    with Rounded() as rounded:
+        q, _ = gptq(w, h, scale, TERNARY)
+    assert rounded.calls == k
+    with Rounded() as rounded:
+        descend(w, h, q, scale, TERNARY)
+    assert rounded.calls == k
 
 
 def test_the_first_scale_has_the_least_squared_error() -> None:
