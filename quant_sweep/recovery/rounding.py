@@ -101,7 +101,7 @@ def least_squared_error_scale(w: Tensor, levels: Levels) -> Tensor:
 
 def scale_without_clipping(w: Tensor, levels: Levels) -> Tensor:
     """The smallest scale whose grid reaches every weight of a channel, or of all, (groups, channels); above 0."""
-    scale = torch.maximum(w.amax(dim=2) / levels.qmax, w.amin(dim=2) / min(levels.qmin, -1))
+    scale = torch.maximum(w.amax(dim=2) / levels.qmax, w.amin(dim=2) / levels.qmin)
     if not levels.per_channel:
         scale = scale.amax().expand(scale.shape)
     return scale.clamp(min=_SMALLEST)
