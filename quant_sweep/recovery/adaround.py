@@ -97,7 +97,7 @@ def rounded_up_or_down(
         float64, whole numbers shaped like w.
     """
     below = (w / scale).floor()
-    share = ((w / scale - below + _BELOW) / _STRETCH).clamp(1e-4, 1 - 1e-4)
+    share = (w / scale - below + _BELOW) / _STRETCH  # from 1 / 12 to below 11 / 12
     size = ((target @ h) * target).sum() / w.numel()  # the error is told as a share of this, a weight
     h, target, below, s = (t.float() for t in (h / size.clamp(min=1e-30), target, below, scale))
     v = share.logit().float().requires_grad_()

@@ -101,7 +101,7 @@ def least_squared_error_scale(w: Tensor, levels: Levels) -> Tensor:
 
 def scale_without_clipping(w: Tensor, levels: Levels) -> Tensor:
     """The smallest scale whose grid reaches every weight of a channel, or of all, (groups, channels); above 0."""
-    scale = torch.maximum(w.amax(dim=2) / levels.qmax, w.amin(dim=2) / min(levels.qmin, -1))
+    scale = torch.maximum(w.amax(dim=2) / levels.qmax, w.amin(dim=2) / levels.qmin)
     if not levels.per_channel:
         scale = scale.amax().expand(scale.shape)
     return scale.clamp(min=_SMALLEST)
@@ -124,7 +124,7 @@ def gptq(w: Tensor, h: Tensor, scale: Tensor, levels: Levels) -> tuple[Tensor, T
         codes, shaped like w; their costs, shaped like scale: with H^-1 = U^T U, the sum of (error of a weight when it
         is rounded / U_kk)^2.
     """
-    order = h.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)  # (groups, k)
+    order = h.diagonal(dim1=1, dim2=2).argsort(descending=True)  # (groups, k)
     u = _factor_of_inverse(h.gather(1, order[:, :, None].expand(h.shape)).gather(2, order[:, None, :].expand(h.shape)))
     w = w.transpose(1, 2)  # (groups, k, rows), as below: what is rounded at once lies side by side
     places = order[:, :, None].expand(w.shape)
@@ -178,5 +178,5 @@ def _refitted(w: Tensor, h: Tensor, q: Tensor, scale: Tensor, levels: Levels) ->
     weighted = q @ h
     along, size = (weighted * w).sum(dim=-1), (weighted * q).sum(dim=-1)
     if not levels.per_channel:
-        along, size = (total.sum(dim=(-1, -2), keepdim=True).expand(total.shape) for total in (along, size))
+        along, size = (total.sum().expand(total.shape) for total in (along, size))
     return torch.where((size > 0) & (along > 0), along / size.clamp(min=_SMALLEST), scale)

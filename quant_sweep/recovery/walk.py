@@ -337,7 +337,7 @@ class _Walk:
             first, *others = numbers
             made = batches.make(first).sum(dim=0, keepdim=True).double()
             for i in others:
-                made += batches.make(i).sum(dim=0, keepdim=True)
+                made += batches.make(i).sum(dim=0)
             return made
 
         totals = self.workers.map(total, self.workers.runs(self.count))

@@ -6,9 +6,9 @@ from small_networks import shaken
 from torch import Tensor, nn
 
 from quant_sweep.arithmetic.affine import fake_quantize
-from quant_sweep.calibration.one_pass import calibrate, choose_qparams
+from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams
 from quant_sweep.graph import Fusion, QuantGraph, capture
-from quant_sweep.observers import MSE, MinMax
+from quant_sweep.observers import MSE, MinMax, Observer
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, Scheme, assign_specs
 from quant_sweep.recovery import OnGrids
 
@@ -69,8 +69,12 @@ def on_grids(
 ) -> tuple[QuantGraph, OnGrids]:
     """The float network, and the same as calibration leaves it."""
     graph = capture(model, batch[:2], fusion)
-    specs = assign_specs(graph, scheme, BitWidths(bits, bits, {}))
-    return graph, OnGrids(graph, choose_qparams(calibrate(graph, [batch]), specs, MSE(), MinMax()))
+    return graph, with_grids(calibrate(graph, [batch]), bits, scheme, MSE())
+
+
+def with_grids(calibration: Calibration, bits: int, scheme: Scheme, observer: Observer) -> OnGrids:
+    specs = assign_specs(calibration.graph, scheme, BitWidths(bits, bits, {}))
+    return OnGrids(calibration.graph, choose_qparams(calibration, specs, observer, MinMax()))
 
 
 def rounded_weight(quantized: OnGrids, name: str) -> Tensor:

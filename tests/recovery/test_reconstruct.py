@@ -48,8 +48,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("scheme", [AFFINE, PER_TENSOR], ids=["per channel", "per tensor"])
 def test_a_layer_is_that_of_the_slow_twin(kind: str, scheme: Scheme) -> None:
-    """The weights aimed at are those of a least-squares solver, no code can be bettered alone, and the bias is right in
-    the mean."""
+    """The weights aimed at are those of a least-squares solver, no code can be bettered alone, nor the scale, and the
+    bias is right in the mean."""
     torch.manual_seed(0)
     x = inputs_of(kind, 40)
     original, quantized = on_grids(LAYERS[kind](), x, bits=3, scheme=scheme)
@@ -61,13 +61,14 @@ def test_a_layer_is_that_of_the_slow_twin(kind: str, scheme: Scheme) -> None:
     seen = fake_quantize(x, quantized.qparams["input"]).double()
     wanted = Network(original.graph)(x).double()
     codes = quantize(made.graph.graph.constants[name], grid)
+    along, size = list[Tensor](), list[Tensor]()
     for channel in range(len(weight)):
         a = columns(node, seen, weight, channel)
         t = wanted.transpose(0, output_axis(node))[channel].flatten()
         n, k = a.shape
         a, t = a - a.mean(dim=0), t - t.mean()
-        size = _mean_square(node, seen, weight, channel)
-        damp = torch.eye(k, dtype=torch.float64) * (method.damp * size * n) ** 0.5
+        mean_square = _mean_square(node, seen, weight, channel)
+        damp = torch.eye(k, dtype=torch.float64) * (method.damp * mean_square * n) ** 0.5
         w = weight[channel].flatten()
         aim = torch.linalg.lstsq(torch.cat([a, damp]), torch.cat([t, damp @ w])[:, None]).solution[:, 0]
         scale = float(grid.scale[channel] if grid.scale.dim() else grid.scale)
@@ -76,12 +77,16 @@ def test_a_layer_is_that_of_the_slow_twin(kind: str, scheme: Scheme) -> None:
         inside = ((aim / scale - q).abs() < 0.49) & (grid.spec.qmin <= q) & (q <= grid.spec.qmax)
         torch.testing.assert_close(near[inside], aim[inside], rtol=1e-3, atol=1e-4)
         h = (a.T @ a + damp @ damp) / n
+        along.append(q @ h @ aim)
+        size.append(q @ h @ q)
         cost = _cost(aim, h, q * scale)
         for i in range(k):
             for code in range(grid.spec.qmin, grid.spec.qmax + 1):
                 other = q.clone()
                 other[i] = code
                 assert cost <= _cost(aim, h, other * scale) * (1 + 1e-4) + 1e-9
+    best = torch.stack(along) / torch.stack(size) if grid.scale.dim() else sum(along) / sum(size)
+    torch.testing.assert_close(grid.scale.double(), best, rtol=1e-3, atol=0)
     found = Network(weights_on_grid(made.graph, made.qparams))(seen.float())
     axis = output_axis(node)
     means = [y.transpose(0, axis).flatten(1).double().mean(dim=1) for y in (found, wanted)]
@@ -159,6 +164,22 @@ def test_only_weights_and_biases_are_new(network: tuple[QuantGraph, OnGrids]) ->
         if name not in before or not torch.equal(value, before[name])
     }
     assert changed <= weights | biases
+    assert {value.dtype for value in made.graph.graph.constants.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.5, 1.0])
+def test_steps_of_activations_follow_the_tensors(rescale: float) -> None:
+    original, quantized = on_grids(tiny(), images(24), bits=3)
+    made = Reconstruct(rows=500, sweeps=1, rescale=rescale).recover(original, quantized, [images(24)])
+    twin = SlowTwin(made.graph, made.qparams)
+    twin.run(images(24))
+    wanted = Network(original.graph).values(images(24), keep=lambda _: True)
+    names = [q.name for q in original.activations if q.name != "input"]
+    ratios = {name: float(twin.values[name].double().norm() / wanted[name].double().norm()) for name in names}
+    assert min(ratios.values()) < 0.99
+    for name, ratio in ratios.items():
+        factor = made.qparams[name].scale / quantized.qparams[name].scale
+        assert float(factor) == pytest.approx(ratio**rescale, rel=1e-3)
 
 
 def test_again_is_the_same(network: tuple[QuantGraph, OnGrids]) -> None:
@@ -199,9 +220,16 @@ def test_engines_agree_on_recovered_codes(make, exact_int8: int) -> None:
         ({"damp": "x"}, "damp='x': "),
         ({"damp": float("nan")}, "damp=nan: "),
         ({"seed": -1}, "seed=-1: "),
+        ({"damp": 100}, "damp=100: allowed are numbers above 0 and below 100"),
         ({"rescale": 1.5}, r"rescale=1\.5: allowed are numbers from 0 to 1"),
+        ({"rescale": -0.1}, r"rescale=-0\.1: "),
     ],
 )
 def test_values_that_are_not_allowed(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Reconstruct(**values)
+
+
+@pytest.mark.parametrize("rescale", [0, 1])
+def test_values_at_their_limits_are_allowed(rescale: float) -> None:
+    Reconstruct(rows=1, damp=99.9, sweeps=0, rescale=rescale, seed=0)

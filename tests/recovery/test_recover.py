@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from layer_networks import on_grids
+from layer_networks import on_grids, rounded_weight
 from small_networks import SlowTwin, images, tiny
 from torch import Tensor
 
@@ -28,6 +28,12 @@ def test_every_8th_input_is_kept_out_however_they_are_batched(sizes: list[int]) 
     assert all(len(batch) for batch in seen)
 
 
+@pytest.mark.parametrize("sizes", [[8], [4, 4], [1] * 8])
+def test_8_inputs_are_enough(sizes: list[int]) -> None:
+    seen, kept_out = split_off(torch.arange(8.0)[:, None].split(sizes))
+    assert (len(torch.cat(seen)), torch.cat(kept_out).tolist()) == (7, [[7.0]])
+
+
 def test_too_few_inputs_are_refused() -> None:
     with pytest.raises(InputError, match=r"calibration\.images=7: .*allowed: 8 or more"):
         split_off([torch.zeros(4, 1), torch.zeros(3, 1)])
@@ -47,9 +53,10 @@ class Seen(Recovery):
 
     def __init__(self) -> None:
         self.given: list[torch.Tensor] = []
+        self.original: QuantGraph | None = None
 
-    def recover(self, original, quantized, batches):  # noqa: ARG002
-        self.given = list(batches)
+    def recover(self, original, quantized, batches):
+        self.given, self.original = list(batches), original
         return quantized
 
 
@@ -66,8 +73,9 @@ def test_what_makes_unseen_inputs_worse_is_left_out_and_said(caplog: pytest.LogC
     assert {name: step.kept for name, step in made.steps.items()} == {"bias": True, "worse": False, "seen": True}
     assert made.steps["worse"].before == made.steps["bias"].after == made.steps["seen"].before
     assert made.steps["worse"].after > made.steps["worse"].before
-    (line,) = (record.getMessage() for record in caplog.records if "worse" in record.getMessage().split(":")[0])
-    assert "left out" in line
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("recovery ")]
+    assert [line.split(":")[0].split()[-1] for line in lines] == ["bias", "worse", "seen"]
+    assert [("kept" in line, "left out" in line) for line in lines] == [(True, False), (False, True), (True, False)]
     only = recover(original, quantized, [images(32)], {"bias": Bias()})
     for name, value in only.quantized.graph.graph.constants.items():
         assert torch.equal(value, made.quantized.graph.graph.constants[name])
@@ -78,6 +86,39 @@ def test_a_method_does_not_see_what_it_is_judged_on() -> None:
     seen = Seen()
     recover(original, quantized, images(32).split(5), {"seen": seen})
     assert torch.equal(torch.cat(seen.given), torch.cat([b[:7] for b in images(32).split(8)]))
+
+
+class Moves(Recovery):
+    """Does what another does, and says that methods after it compare with another float network."""
+
+    def __init__(self, other: Recovery, network: QuantGraph) -> None:
+        self.other, self.network = other, network
+
+    def recover(self, original, quantized, batches):
+        return self.other.recover(original, quantized, batches)
+
+    def same_network(self, original):  # noqa: ARG002
+        return self.network
+
+
+def test_the_next_method_compares_with_the_network_of_what_was_kept() -> None:
+    original, quantized = on_grids(tiny(), images(32), bits=3)
+    other = replace(original)
+    seen = Seen()
+    for method, compared in ((Moves(Bias(), other), other), (Moves(Worse(), other), original), (Bias(), original)):
+        recover(original, quantized, [images(32)], {"first": method, "seen": seen})
+        assert seen.original is compared
+
+
+def test_the_result_has_its_weights_on_their_grids() -> None:
+    original, quantized = on_grids(tiny(), images(32), bits=3)
+    made = recover(original, quantized, [images(32)], {"reconstruct": Reconstruct(rows=500, sweeps=1)})
+    beside, on = made.quantized.graph.graph.constants, made.on_grids()
+    assert on.qparams is made.quantized.qparams
+    weights = {q.name for q in original.weights}
+    for name, value in on.graph.graph.constants.items():
+        assert torch.equal(value, rounded_weight(made.quantized, name) if name in weights else beside[name])
+        assert torch.equal(value, beside[name]) == (name not in weights)
 
 
 def test_damage_is_the_divergence_of_the_classes() -> None:

@@ -7,9 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant_sweep.recovery import rounding
-from quant_sweep.recovery.rounding import Levels, cost, descend, gptq, least_squared_error_scale, nearest, round_weights
+from quant_sweep.recovery.rounding import (
+    Levels,
+    cost,
+    descend,
+    gptq,
+    least_squared_error_scale,
+    nearest,
+    round_weights,
+    scale_without_clipping,
+)
 
 TERNARY = Levels(-1, 1, True)
 
@@ -69,6 +79,50 @@ def test_gptq_and_descent_are_those_of_the_slow_twin(groups: int, bits: int) -> 
         s = float(scale[g, channel])
         assert torch.equal(q[g, channel], slow_gptq(*one, s, levels))
         assert torch.equal(moved[g, channel], slow_descent(*one, q[g, channel], s, levels))
+
+
+@pytest.mark.parametrize("start", ["zeros", "lowest", "random"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_one_sweep_of_descent_is_that_of_the_slow_twin_from_any_codes(groups: int, start: str) -> None:
+    """Codes far from good ones, so that nearly all of them move, and what one moves tells on all after it."""
+    w, h = case(seed=9, groups=groups, k=11)
+    levels = Levels(-4, 3, True)
+    scale = 0.7 * least_squared_error_scale(w, levels)
+    drawn = torch.randint(-4, 4, w.shape, generator=torch.Generator().manual_seed(0)).double()
+    q = {"zeros": torch.zeros_like(w), "lowest": torch.full_like(w, -4.0), "random": drawn}[start]
+    before = q.clone()
+    moved = descend(w, h, q, scale, levels)
+    assert torch.equal(q, before), "what it is given stays"
+    for g, channel in itertools.product(range(groups), range(3)):
+        twin = slow_descent(w[g, channel], h[g], q[g, channel], float(scale[g, channel]), levels)
+        assert torch.equal(moved[g, channel], twin)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_scale_is_refitted_to_codes_only_where_they_have_one_above_0(per_channel: bool) -> None:
+    """s = q H w / q H q, over the channels that share it. Codes of 0, of the wrong sign, or at right angles to the
+    weights have none, and keep theirs."""
+    w = torch.tensor([[[2.0, 4.0], [1.0, -3.0]]], dtype=torch.float64)
+    h = torch.tensor([[[2.0, 1.0], [1.0, 3.0]]], dtype=torch.float64)
+    old = torch.full((1, 2), 0.3, dtype=torch.float64)
+    levels = Levels(-4, 3, per_channel)
+    # Codes, q H w of each of the two weights, with H w = (8, 14) and (-1, -8), and q H q.
+    cases = [
+        ((1.0, 2.0), (36.0, -17.0), 18.0),
+        ((1.0, 0.0), (8.0, -1.0), 2.0),
+        ((0.0, 0.0), (0.0, 0.0), 0.0),
+        ((-1.0, -1.0), (-22.0, 9.0), 7.0),
+        ((7.0, -4.0), (0.0, 25.0), 90.0),
+        ((-8.0, 1.0), (-50.0, 0.0), 115.0),
+    ]
+    for one, other in itertools.product(cases, repeat=2):
+        q = torch.tensor([[one[0], other[0]]], dtype=torch.float64)
+        along, size = [one[1][0], other[1][1]], [one[2], other[2]]
+        if not per_channel:
+            along, size = [sum(along)] * 2, [sum(size)] * 2
+        wanted = [a / b if a > 0 and b > 0 else 0.3 for a, b in zip(along, size, strict=True)]
+        found = rounding._refitted(w, h, q, old, levels)
+        torch.testing.assert_close(found, torch.tensor([wanted], dtype=torch.float64))
 
 
 def test_every_code_is_the_best_when_descent_comes_to_rest() -> None:
@@ -141,10 +195,42 @@ def test_how_large_the_inputs_are_does_not_matter(size: float, per_channel: bool
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_one_scale_for_a_whole_tensor(groups: int) -> None:
+@pytest.mark.parametrize("sweeps", [0, 3])
+def test_one_scale_for_a_whole_tensor(groups: int, sweeps: int) -> None:
     w, h = case(seed=4, groups=groups)
-    _, scale = round_weights(w, h, Levels(-4, 3, False), sweeps=3)
+    _, scale = round_weights(w, h, Levels(-4, 3, False), sweeps)
     assert scale.unique().numel() == 1
+
+
+def test_the_first_scale_of_a_tensor_is_that_of_its_weights_in_one_channel() -> None:
+    w, _ = case(seed=4, groups=2, k=20)
+    one = least_squared_error_scale(w.reshape(1, 1, -1), Levels(-2, 1, True))
+    torch.testing.assert_close(least_squared_error_scale(w, Levels(-2, 1, False)), one.expand(2, 3))
+
+
+class Rounded(TorchDispatchMode):
+    """Counts the calls that round tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func in (torch.ops.aten.round.default, torch.ops.aten.round_.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("k", [3, 8, 11])
+def test_each_weight_is_rounded_once(k: int) -> None:
+    """Of all channels together: more would be the same, or another result, after much more work."""
+    w, h = case(seed=8, groups=2, k=k)
+    scale = least_squared_error_scale(w, TERNARY)
+    with Rounded() as rounded:
+        q, _ = gptq(w, h, scale, TERNARY)
+    assert rounded.calls == k
+    with Rounded() as rounded:
+        descend(w, h, q, scale, TERNARY)
+    assert rounded.calls == k
 
 
 def test_the_first_scale_has_the_least_squared_error() -> None:
@@ -154,6 +240,29 @@ def test_the_first_scale_has_the_least_squared_error() -> None:
         error = (w - nearest(w, scale, TERNARY) * scale[..., None]).square().sum(dim=2)
         other = (w - nearest(w, factor * scale, TERNARY) * factor * scale[..., None]).square().sum(dim=2)
         assert bool((error <= 1.01 * other).all())
+
+
+@pytest.mark.parametrize("levels", [TERNARY, Levels(-2, 1, True), Levels(-8, 7, True), Levels(-2, 1, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_widest_scale_just_reaches_every_weight(levels: Levels, sign: int) -> None:
+    w = sign * torch.tensor([[[0.3, -1.5, 6.0, 0.0], [0.1, 0.2, 0.4, 0.0]]], dtype=torch.float64)
+    widest = scale_without_clipping(w, levels)
+    needed = [max(max(v / levels.qmax, v / levels.qmin) for v in channel.tolist()) for channel in w[0]]
+    if not levels.per_channel:
+        needed = [max(needed)] * 2
+    torch.testing.assert_close(widest, torch.tensor([needed], dtype=torch.float64))
+
+
+def test_the_first_scale_is_anywhere_from_a_48th_of_the_widest_to_the_widest() -> None:
+    """Weights on a grid need no clipping; one outlier among 25,000 is best clipped as far as can be. No scale is above
+    the widest, even if the squared error would be smaller: the second channel has 12 weights that 49/48 would suit."""
+    levels = Levels(-3, 3, True)
+    w = torch.zeros(1, 3, 25_000, dtype=torch.float64)
+    w[0, 0, :4] = torch.tensor([3.0, -2.0, 1.0, 0.0])
+    w[0, 1, :13] = torch.tensor([3.0, *[2 * 49 / 48] * 12])
+    w[0, 2] = 1.0
+    w[0, 2, 0], w[0, 2, 1] = 3 * 48.0, 0.0
+    assert least_squared_error_scale(0.5 * w, levels).tolist() == [[0.5, 0.5, 0.5]]
 
 
 @pytest.mark.parametrize("levels", [TERNARY, Levels(-2, 1, True), Levels(-8, 7, False)])
