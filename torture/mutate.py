@@ -1,9 +1,9 @@
 """python -m torture.mutate: how many small mistakes in the core its tests notice.
 
 mutmut writes each mistake (another operator, a number plus 1, an argument left out, None for a value) as a copy of its
-function beside the right one, below `mutants/`; nothing else in the checkout changes. A seeded sample of them is tried,
-each in a process forked from one that has imported torch and the tests: first the tests of its own module, then the
-others of its folder, until one fails. What only tests of another folder would notice counts as missed.
+function beside the right one, below `mutants/`; nothing else in the checkout changes. The tests are run once without
+any mistake, and it is recorded which lines each of them runs. Then a seeded sample of the mistakes is tried, each with
+the tests that run its line, those that run little else first, until one fails.
 
 Not drawn, for no test is asked to notice them: other words in messages, logs and names, and `strict=` of zip, which
 checks what holds. mutmut itself leaves out properties and functions below decorators of their own.
@@ -23,33 +23,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from functools import cache
 from pathlib import Path
 
-import torch
+import pytest
 from mutmut.__main__ import copy_also_copy_files, copy_src_dir, create_mutants
 from mutmut.configuration import config
 from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.utils.file_utils import setup_source_paths, walk_mutatable_files
-from mutmut.workers.isolation import get_mutant_runner
+
+from torture.covering import Covering
+from torture.trials import Trial, Trials
 
 _FOLDER = Path("mutants")
-_CPU_LIMIT = 600  # seconds a mistake, and half as many on the clock: an endless loop is noticed too
-_MISSED, _NOTICED = (0,), (1, 2, 3)  # exit codes of pytest: all passed; a test failed, or could not even begin
-# Where the tests of a module are that has no file of its own.
-_TESTS_OF = {
-    "fake_quantize": "engines/test_simulate.py",
-    "learned": "recovery/test_distill.py",
-    "normalize": "engines/test_operations_contract.py",
-    "onednn": "engines/test_int8.py",
-    "operations": "engines/test_operations_contract.py",
-    "program": "graph/test_names.py",
-    "search_widths": "evaluation/test_allocate.py",
-    "spread": "engines/test_transposed.py",
-    "tensor_damages": "evaluation/test_allocate.py",
-}
 
 
 def main() -> int:
@@ -58,51 +46,82 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=60, help="how many mistakes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these, as they are named where they were missed")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="how many are tried at a time")
     options = parser.parse_args()
     possible = _made()
     _tell(f"{len(possible)} mistakes can be made")
     sample = options.only or list(_draw(possible, options.count, options.seed))
-    torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))  # imports what all forked processes need
-    runner = get_mutant_runner()
-    set_mutant_under_test("")
-    if runner.run_clean_tests(sorted({file for name in sample for file in tests_of(name)})):
+    covering = _covering()
+    if covering is None:
         _tell("the tests fail without any mistake: see make test")
         return 1
-    _tell(f"their tests pass without any; now {len(sample)} of them")
-    runner.startup()
-    missed = 0
-    for number, name in enumerate(sample, 1):
-        runner.submit(name, tests_of(name), _CPU_LIMIT, 0.0)
-        code = runner.wait_for_result().exit_code
-        if code in _MISSED and _passes_alone(name):
-            missed += 1
+    _tell(f"the tests pass without any; now {len(sample)} of them")
+    tried: list[str] = []
+    missed: list[str] = []
+
+    def tell(name: str, noticed: bool) -> None:
+        tried.append(name)
+        if not noticed:
+            missed.append(name)
             _tell(f"missed: {name}\n{_difference(name)}")
-        elif code not in (*_MISSED, *_NOTICED):
-            _tell(f"noticed by exit code {code} (below 0: a signal): {name}")
-        if number % 20 == 0:
-            _tell(f"{number} tried, {missed} missed")
-    runner.shutdown()
-    noticed = len(sample) - missed
-    _tell(f"{noticed} of {len(sample)} mistakes noticed, {noticed / len(sample):.1%} (seed {options.seed})")
+        if len(tried) % 20 == 0:
+            _tell(f"{len(tried)} tried, {len(missed)} missed")
+
+    importing = [name for name in sample if covering.imported(*_line(name))]
+    for name in importing:
+        tell(name, noticed=not _passes_alone(name))
+    trials = [Trial(name, covering.of(*_line(name))) for name in sample if name not in importing]
+    set_mutant_under_test("")
+    with chdir(_FOLDER):
+        pytest.main(_pytest_arguments(), plugins=[Trials(trials, options.processes, tell)])
+    noticed = len(tried) - len(missed)
+    _tell(f"{noticed} of {len(tried)} mistakes noticed, {noticed / len(tried):.1%} (seed {options.seed})")
     return 0
 
 
-def tests_of(name: str) -> list[str]:
-    """Files of tests that shall notice a mistake: those of its own module first, then those that speak of it most."""
-    _, folder, *modules = _module(name).with_suffix("").parts
-    own = [Path("tests") / _TESTS_OF.get(module, f"{folder}/test_{module}.py") for module in reversed(modules)]
-    own = [file for file in own if file.exists()]
-    others = [file for file in sorted((Path("tests") / folder).glob("test_*.py")) if file not in own]
-    others.sort(key=lambda file: file.read_text().count(modules[-1]), reverse=True)
-    return [str(file) for file in (*own, *others)]
+def _pytest_arguments() -> list[str]:
+    return [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection]
+
+
+def _environment(name: str) -> dict[str, str]:
+    """In which a new process imports the mutated core, with one of the mistakes or, for "", none."""
+    place = _FOLDER.resolve()
+    return {**os.environ, "MUTANT_UNDER_TEST": name, "PYTHONPATH": os.pathsep.join([str(place), str(place.parent)])}
+
+
+def _covering() -> Covering | None:
+    """Which tests run which lines, recorded if something has changed since the last time; None if tests fail."""
+    record = _FOLDER / ".coverage"
+    newest = max(file.stat().st_mtime for file in _FOLDER.rglob("*.py"))
+    if not record.exists() or record.stat().st_mtime < newest:
+        command = [sys.executable, "-m", "torture.covering", *_pytest_arguments()]
+        done = subprocess.run(command, cwd=_FOLDER, env=_environment(""), capture_output=True, text=True)
+        if done.returncode:
+            record.unlink(missing_ok=True)
+            print(done.stdout, done.stderr)
+            return None
+    return Covering.read(_FOLDER)
 
 
 def _passes_alone(name: str) -> bool:
-    """Whether the tests that are most about it pass in a new process too: what is called while modules are imported has
-    been called, as it should be, before processes are forked."""
-    environment = {**os.environ, "MUTANT_UNDER_TEST": name, "PYTHONPATH": str(_FOLDER.resolve())}
-    command = [sys.executable, "-m", "pytest", "-x", *config().pytest_add_cli_args, *tests_of(name)[:2]]
-    return subprocess.run(command, cwd=_FOLDER, env=environment, capture_output=True).returncode in _MISSED
+    """Whether the tests of its folder pass in a new process: what is called while modules are imported has been called,
+    as it should be, before processes are forked."""
+    command = [sys.executable, "-m", "pytest", "-x", *config().pytest_add_cli_args, f"tests/{_module(name).parts[1]}"]
+    return subprocess.run(command, cwd=_FOLDER, env=_environment(name), capture_output=True).returncode == 0
+
+
+def _line(name: str) -> tuple[Path, int]:
+    """Where a mistake is made in the right function: its file and the first line of its statement."""
+    right, wrong = _functions(name)
+    lines = (_FOLDER / _module(name)).read_text().splitlines()
+    pairs = zip(lines[right.lineno : right.end_lineno], lines[wrong.lineno : wrong.end_lineno], strict=False)
+    line = next((number for number, (a, b) in enumerate(pairs, right.lineno + 1) if a != b), right.body[0].lineno)
+    around = [node.lineno for node in ast.walk(right) if isinstance(node, ast.stmt) and _spans(node, line)]
+    return _module(name), max(around)
+
+
+def _spans(node: ast.stmt, line: int) -> bool:
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
 
 
 def _module(name: str) -> Path:
