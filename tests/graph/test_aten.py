@@ -39,9 +39,13 @@ def last_node(operation) -> fx.Node:
         *((lambda y: F.dropout(y, 0.5, training=False), True), (lambda y: F.dropout(y, 0.5, training=True), False)),
         *((lambda y: y.to(torch.float64), True), (lambda y: y.to(torch.int32), False)),
         *((lambda y: y[:, :4], True), (lambda y: y[:, :3], False), (lambda y: y[:, :, ::2], False)),
+        *(
+            (lambda y: torch.ops.aten.slice.Tensor(y, 1, 0, 4), True),
+            (lambda y: torch.ops.aten.slice.Tensor(y, 1, 1), False),
+        ),
         *((lambda y: y.reshape(2, 4, 8, 8), True), (lambda y: y.reshape(2, 4, 64), False)),
         *((lambda y: y.expand(2, -1, 8, 8), True), (F.relu, False)),
-        (lambda _: torch.zeros(4), False),
+        *((lambda y: y.view(torch.int32), False), (lambda _: torch.zeros(4), False)),
     ],
 )
 def test_what_passes_a_tensor_on_unchanged(operation, same: bool) -> None:
@@ -100,6 +104,8 @@ def test_which_symbolic_sizes_count_images() -> None:
     shapes = ShapeEnv()
     images, others = shapes.create_unbacked_symint(), shapes.create_unbacked_symint()
     assert [times_images(size) for size in (images, 6 * images)] == [(1, True), (6, True)]
+    number = images * 0 + 7
+    assert times_images(number) == (7, False)
     for size in (images + 1, images // 2, images * images, images + others, images * others):
         with pytest.raises(InputError, match="is not in proportion to their number"):
             times_images(size)

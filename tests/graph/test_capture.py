@@ -560,7 +560,7 @@ def test_a_size_that_a_prime_of_ours_divides_is_no_number_of_images() -> None:
 def test_rounding_that_a_network_amplifies() -> None:
     """A network that makes a change of its images 100 times as large, relative to what it returns, and one that does
     not: noise of a millionth of the images' spread, counted ten times."""
-    x = random_images(4, 3, 8, 8) + 99.0
+    x = 8 * random_images(4, 3, 8, 8) + 792.0
     for model, times in ((nn.Conv2d(3, 4, 1, bias=False), 0.01), (Deviations(), 1.0)):
         with torch.no_grad():
             found = capture_float(model, x)._amplified_rounding()
@@ -575,7 +575,7 @@ class Deviations(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x - 99.0)
+        return self.conv(x - 792.0)
 
 
 class OneNumberAnImage(Net):
@@ -664,7 +664,7 @@ CROWDS = (
 @pytest.mark.parametrize("net", CROWDS)
 def test_what_sees_more_than_one_image_is_refused(net: type[Net], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    with pytest.raises(InputError, match="depends on the other images of the batch, or on chance"):
+    with pytest.raises(InputError, match=rf"^model={net.__name__}: .*depends on the other images of the batch, or on"):
         capture(net().to(dtype), random_images(), Fusion.none)
 
 
@@ -722,6 +722,15 @@ def test_a_graph_is_held_against_the_model_on_the_first_images(given: int, compa
     captured = capture_float(PlusOne(), example)
     assert torch.equal(captured.images, example[:compared])
     assert torch.equal(captured.outputs, example[:compared] + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@torch.no_grad()
+def test_images_are_given_to_a_model_in_its_own_numbers(dtype: torch.dtype) -> None:
+    model, example = nn.Conv2d(3, 4, 3), random_images(2, 3, 8, 8).to(dtype)
+    captured = capture_float(model, example)
+    assert torch.equal(captured.images, example.float())
+    assert torch.equal(captured.outputs, model(example.float()))
 
 
 def test_what_the_model_returned_is_kept_without_its_gradients() -> None:
@@ -783,6 +792,7 @@ def test_a_mistake_in_capture_would_be_found(monkeypatch: pytest.MonkeyPatch) ->
         (Bytes(), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)),
         (Copied(), random_images()),
         (InRegions(), random_images()),
+        (nn.Sequential(*(nn.ReLU() for _ in range(120))), random_images(2, 3)),
     ],
 )
 def test_usual_networks_are_traced_with_numbers(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,31 @@ def test_a_folded_layer_keeps_the_names_of_its_weight_and_bias() -> None:
     assert set(graph.constants) == {name for node in graph.nodes for name in node.inputs[1:]}
 
 
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        (lambda m, x: m.bn(m.conv(m.conv(x))), [("conv.weight", "conv.bias"), ("conv_1.weight", "conv_1.bias")]),
+        (
+            lambda m, x: m.conv(m.bn(m.conv(x)).relu()),
+            [("conv.folded_weight", "conv.folded_bias"), (), ("conv.weight", "conv.bias")],
+        ),
+    ],
+)
+def test_a_call_that_gets_a_weight_of_its_own_has_it_by_its_own_name(calls, expected: list[tuple[str, ...]]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return calls(self, x)
+
+    model = Net()
+    assert folded_names(model) == ["bn"]
+    graph = with_quantizers(capture_float(model, random_images(2, 3, 8, 8)), Fusion.bn).graph
+    assert [node.inputs[1:] for node in graph.nodes] == expected
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(affine: bool, bias: bool) -> None:
@@ -217,6 +242,12 @@ def test_channels_are_followed_through_moves(move, channels: int, folded: bool) 
         dims = move(torch.zeros(2, 8, 8, 8)).dim()
     norm = nn.BatchNorm2d(channels) if dims == 4 else nn.BatchNorm1d(channels)
     assert folded_names(Between(nn.Conv2d(3, 8, 1), move, norm)) == ["norm"] * folded
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_few_channels_are_followed_too(channels: int) -> None:
+    layer, norm = nn.Conv2d(3, channels, 1), nn.BatchNorm1d(channels)
+    assert folded_names(Between(layer, lambda y: y.flatten(2), norm)) == ["norm"]
 
 
 def test_linear_over_a_sequence_as_rows() -> None:

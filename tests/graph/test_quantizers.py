@@ -63,6 +63,7 @@ def test_resnet20(fusion: Fusion, expected: list[str]) -> None:
     weights = ["conv1.weight", *(f"{b}.conv{i}.weight" for b in BLOCKS for i in (1, 2)), "linear.weight"]
     assert [quantizer.name for quantizer in graph.weights] == weights
     assert graph.names == (*expected, *weights)
+    assert graph.fusion is fusion
 
 
 class Residual(nn.Module):
@@ -176,6 +177,10 @@ A_SUM_READS = {
         {"softmax": None},
     ),
     "an average, without a clamp": (lambda m, x: m.last(m.a(x) + F.avg_pool2d(x, 1)), {"avg_pool2d": ("add",)}),
+    "an average, which is added to": (
+        lambda m, x: m.last(F.relu(F.avg_pool2d(x, 1) + m.a(x))),
+        {"avg_pool2d": ("add",), "a": None},
+    ),
     "the input, for no layer behind": (lambda m, x: m.a(x) + x, {"input": ("a",), "a": None}),
     "a product of the input": (lambda m, x: m.last(F.relu(m.a(x) + x * x)), {"input": ("a",), "mul": None}),
 }
