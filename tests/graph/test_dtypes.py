@@ -119,6 +119,22 @@ def test_computed_constants_are_in_float32_or_whole_numbers() -> None:
     assert {value.dtype for value in constants.values()} == {torch.float32, torch.int64}
 
 
+class Places(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.maximum(x, torch.arange(8) / 8))
+
+
+def test_constants_are_in_float32_where_numbers_are_double_unless_told() -> None:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        captured = capture_float(Places().eval(), random_images(2, 3, 8, 8))
+    finally:
+        torch.set_default_dtype(usual)
+    assert {value.dtype for value in captured.graph.constants.values()} == {torch.float32}
+    assert Network(captured.graph)(captured.images).dtype == torch.float32
+
+
 def test_what_a_model_in_half_returned_is_kept_in_half() -> None:
     """Also of a model with one parameter."""
     torch.manual_seed(0)

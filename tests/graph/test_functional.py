@@ -97,6 +97,18 @@ def out(y: Tensor) -> Tensor:
     return z
 
 
+def out_onto_a_result(y: Tensor) -> Tensor:
+    z = F.relu(y)
+    torch.mul(y, 2, out=z)
+    return y + z
+
+
+def out_of_a_list(y: Tensor) -> Tensor:
+    z = torch.cat([y, y], 1)
+    torch.cat([y * 2, y], 1, out=z)
+    return z
+
+
 @pytest.mark.parametrize(
     "operation",
     [
@@ -119,7 +131,16 @@ def test_renamed_where_there_are_no_views(operation) -> None:
 
 @pytest.mark.parametrize(
     "operation",
-    [view_before, view_between, view_written, reshaped_and_written, whole_numbers_too, out],
+    [
+        view_before,
+        view_between,
+        view_written,
+        reshaped_and_written,
+        whole_numbers_too,
+        out,
+        out_onto_a_result,
+        out_of_a_list,
+    ],
 )
 @torch.no_grad()
 def test_left_to_pytorch_where_memory_may_be_shared(operation) -> None:

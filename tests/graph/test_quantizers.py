@@ -165,7 +165,7 @@ A_SUM_READS = {
         {"softmax": ("add", "b")},
     ),
     "a softmax that a layer reads in part": (
-        lambda m, x: (lambda s: m.last(F.relu(m.a(x) + s)) + m.b(F.max_pool2d(s, 1)))(x.softmax(1)),
+        lambda m, x: (lambda s: m.last(F.relu(m.a(x) + s)) + m.b(F.max_pool2d(s, 1).flip(3)))(x.softmax(1)),
         {"softmax": ("max_pool2d", "add")},
     ),
     "a softmax that is read in part": (
