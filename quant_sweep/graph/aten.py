@@ -96,4 +96,4 @@ def is_float(node: fx.Node) -> bool:
 def per_axis(value: Any, axes: int) -> Sizes:
     """One number for each axis, from one for all or one for each."""
     values: Sequence[int] = [value] if isinstance(value, int) else list(value)
-    return tuple(values) * (axes // len(values)) if len(values) in {1, axes} else tuple(values)
+    return tuple(values) * (axes // len(values))

@@ -44,7 +44,7 @@ class _Reading:
 
     def __init__(self, program: ExportedProgram, own: nn.Module, name: str) -> None:
         self.program, self.model = program, name
-        self.modules = dict(own.named_modules())
+        self.modules = dict(own.named_modules(remove_duplicate=False))
         self.known: dict[fx.Node, Constant] = {}
         self.same: dict[fx.Node, fx.Node] = {}  # identities, and what they pass on
         self.names: dict[fx.Node, str] = {}  # of tensors that are computed

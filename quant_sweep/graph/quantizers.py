@@ -191,10 +191,11 @@ def _readers_fused(graph: Graph, fusion: Fusion) -> Readers:
     for node in graph.nodes:
         if isinstance(node.operation, Weighted):
             chosen.add(source_of(graph, node.inputs[0], node.name)[0])
-            fused = [node] if fusion is Fusion.bn else fused_operations(graph, node)
             if fusion is Fusion.bn:
                 chosen.add(node.name)
-            elif _ends_in_a_layer(graph, fused[-1].name):
+                continue
+            fused = fused_operations(graph, node)
+            if _ends_in_a_layer(graph, fused[-1].name):
                 chosen.add(fused[-1].name)
                 if len(fused) > 1 and _is(fused[1], Add):
                     chosen.add(source_of(graph, other_operand(fused[1], node.name), fused[1].name)[0])

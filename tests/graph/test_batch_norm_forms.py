@@ -10,7 +10,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from quant_sweep.calibration.one_pass import calibrate
 from quant_sweep.engines import Simulate
-from quant_sweep.graph import Fusion
+from quant_sweep.graph import Fusion, capture_float
+from quant_sweep.graph.operations import BatchNorm
 from quant_sweep.observers import MSE
 from quant_sweep.quantization.quantize import quantize
 
@@ -309,3 +310,12 @@ def test_one_function_gives_one_network_however_it_is_written() -> None:
     for other_grids, other_logits in others:
         assert other_grids == grids
         assert torch.equal(other_logits, logits)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_the_momentum_of_a_batch_norm_is_kept(momentum: float | None) -> None:
+    """None, with which every batch counts alike, torch.nn passes on as 0."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=momentum)).eval()
+    (norm,) = capture_float(model, random_images()).graph.nodes[1:]
+    assert isinstance(norm.operation, BatchNorm)
+    assert norm.operation.momentum == momentum

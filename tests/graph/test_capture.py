@@ -3,6 +3,10 @@ line what it cannot take."""
 
 import copy
 import gc
+import logging
+import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +15,11 @@ from networks import Watched, graphs, random_images, randomize_batch_norms
 from torch import Tensor, nn
 
 from quant_sweep.errors import InputError
-from quant_sweep.graph import Fusion, Network, capture, capture_float, insert_at_quantizers
+from quant_sweep.graph import Fusion, Graph, Network, capture, capture_float, insert_at_quantizers
 from quant_sweep.graph.aten import MANY_IMAGES
 from quant_sweep.graph.interpret import relative_difference
+from quant_sweep.graph.program import graph_of
+from quant_sweep.graph.trace import Calls, traced_for_many
 
 
 class Net(nn.Module):
@@ -467,6 +473,22 @@ class OnNumberOfImages(Net):
         return self.conv(x) if x.shape[0] > 3 else self.last(x)
 
 
+class NotTwoImages(Net):
+    """Which only a batch of two shows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 2:
+            raise ValueError("\n  two images are too few\nand one is not")
+        return self.conv(x)
+
+
+class WithoutAWord(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 3:
+            raise ArithmeticError
+        return self.conv(x)
+
+
 class Cond(Net):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda y: self.conv(y), lambda y: self.last(y), (x,))
@@ -489,6 +511,8 @@ class Cond(Net):
         (AListOfNumbers, "model=AListOfNumbers: cannot be captured .* sizes fixed to one batch"),
         (OtherwiseForMany, "model=OtherwiseForMany: cannot be captured"),
         (NotOneImage, r"model=NotOneImage: cannot compute inputs of shape \(1, 3, 8, 8\)"),
+        (NotTwoImages, r"model=NotTwoImages: cannot compute inputs of shape \(2, 3, 8, 8\): two images are too few$"),
+        (WithoutAWord, r"model=WithoutAWord: cannot compute inputs of shape \(4, 3, 8, 8\): ArithmeticError$"),
         (OnNumberOfImages, "model=OnNumberOfImages: its result for an image depends on the other images"),
         (Cond, "model=Cond: cannot be captured"),
     ],
@@ -536,7 +560,7 @@ def test_a_size_that_a_prime_of_ours_divides_is_no_number_of_images() -> None:
 def test_rounding_that_a_network_amplifies() -> None:
     """A network that makes a change of its images 100 times as large, relative to what it returns, and one that does
     not: noise of a millionth of the images' spread, counted ten times."""
-    x = random_images(4, 3, 8, 8) + 99.0
+    x = 8 * random_images(4, 3, 8, 8) + 792.0
     for model, times in ((nn.Conv2d(3, 4, 1, bias=False), 0.01), (Deviations(), 1.0)):
         with torch.no_grad():
             found = capture_float(model, x)._amplified_rounding()
@@ -551,7 +575,7 @@ class Deviations(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x - 99.0)
+        return self.conv(x - 792.0)
 
 
 class OneNumberAnImage(Net):
@@ -640,7 +664,7 @@ CROWDS = (
 @pytest.mark.parametrize("net", CROWDS)
 def test_what_sees_more_than_one_image_is_refused(net: type[Net], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    with pytest.raises(InputError, match="depends on the other images of the batch, or on chance"):
+    with pytest.raises(InputError, match=rf"^model={net.__name__}: .*depends on the other images of the batch, or on"):
         capture(net().to(dtype), random_images(), Fusion.none)
 
 
@@ -677,6 +701,161 @@ def test_one_image_is_example_enough() -> None:
     assert graph.nodes[0].shape == (1, 4, 6, 6)
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (3, 8), (3, 8, 8)])
+def test_of_one_image_two_different_ones_are_made(shape: tuple[int, ...]) -> None:
+    example = random_images(1, *shape)
+    captured = capture_float(PlusOne(), example)
+    assert len(captured.images) == 2
+    assert torch.equal(captured.images[:1], example)
+    assert not torch.equal(captured.images[1:], example)
+    assert torch.equal(captured.outputs, captured.images + 1)
+
+
+class PlusOne(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize(("given", "compared"), [(2, 2), (4, 4), (9, 4)])
+def test_a_graph_is_held_against_the_model_on_the_first_images(given: int, compared: int) -> None:
+    example = random_images(given, 3, 8, 8)
+    captured = capture_float(PlusOne(), example)
+    assert torch.equal(captured.images, example[:compared])
+    assert torch.equal(captured.outputs, example[:compared] + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@torch.no_grad()
+def test_images_are_given_to_a_model_in_its_own_numbers(dtype: torch.dtype) -> None:
+    model, example = nn.Conv2d(3, 4, 3), random_images(2, 3, 8, 8).to(dtype)
+    captured = capture_float(model, example)
+    assert torch.equal(captured.images, example.float())
+    assert torch.equal(captured.outputs, model(example.float()))
+
+
+def test_what_the_model_returned_is_kept_without_its_gradients() -> None:
+    class WithGradients(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                return self.last(self.conv(x))
+
+    captured = capture_float(WithGradients(), random_images())
+    assert not captured.outputs.requires_grad
+    assert not any(constant.requires_grad for constant in captured.graph.constants.values())
+
+
+def test_capture_draws_no_random_numbers() -> None:
+    """It draws its own; those of the program are as they would be without it."""
+    torch.manual_seed(0)
+    model, x = Method().eval(), random_images()
+    before = torch.get_rng_state()
+    capture(model, x, Fusion.bn)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Bytes(Net):
+    """Whole numbers are brightnesses from 0 to 255, others from 0 to 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if x.is_floating_point() else x / 255)
+
+
+@torch.no_grad()
+def test_images_of_whole_numbers_are_given_to_the_model_as_they_are() -> None:
+    model = Bytes()
+    x = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    captured = capture_float(model, x)
+    assert captured.images.dtype == torch.float32
+    assert torch.equal(captured.outputs, model(x))
+    torch.testing.assert_close(Network(captured.graph)(x.float()), model(x))
+
+
+def test_a_mistake_in_capture_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*program: Any) -> Graph:
+        graph = graph_of(*program)
+        return replace(graph, constants={name: 1.01 * value for name, value in graph.constants.items()})
+
+    monkeypatch.setattr(sys.modules[capture_float.__module__], "graph_of", wrong)
+    with pytest.raises(InputError, match=r"^model=Method: the captured network parts from the model by 0\.0"):
+        capture_float(Method(), random_images())
+
+
+# -- how it is traced --
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (Method(), random_images()),
+        (Method().double(), random_images()),
+        (Method().half(), random_images()),
+        (Bytes(), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)),
+        (Copied(), random_images()),
+        (InRegions(), random_images()),
+        (nn.Sequential(*(nn.ReLU() for _ in range(120))), random_images(2, 3)),
+    ],
+)
+def test_usual_networks_are_traced_with_numbers(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes a third of the time that symbols take."""
+
+    def slow(*_: Any) -> None:
+        raise AssertionError("traced with a symbol")
+
+    monkeypatch.setattr(sys.modules[capture_float.__module__], "traced_with_a_symbol", slow)
+    capture_float(model, x)
+
+
+def test_a_program_for_many_images_takes_their_kind_of_numbers() -> None:
+    for dtype in (torch.uint8, torch.float16, torch.float32):
+        with torch.no_grad():
+            program = traced_for_many(PlusOne(), torch.zeros(2, 3, dtype=dtype), 10)
+        (given,) = (node.meta["val"] for node in program.graph.nodes if node.op == "placeholder")
+        assert (tuple(given.shape), given.dtype) == ((MANY_IMAGES, 3), dtype)
+
+
+class Sealed(nn.Module):
+    """Of a class that no other is derived from, so that it can only be traced with a symbol."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("no subclasses")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logging.getLogger(__name__).debug("images of %s", x.dtype)  # which torch's compiler does not take
+        return self.inside(x)
+
+
+@pytest.mark.parametrize("inside", [Method, CopiedInto, ViewWritten])
+@torch.no_grad()
+def test_a_model_that_is_traced_with_a_symbol(inside: type[Net]) -> None:
+    """As it is with numbers: the same operations, of the same shapes, for any number of images."""
+    torch.manual_seed(0)
+    model = inside().eval()
+    one = random_images(1, 3, 8, 8)
+    numbers, symbol = (capture_float(m, one).graph for m in (model, Sealed(model)))
+    assert [(node.operation, node.shape) for node in symbol.nodes] == [(n.operation, n.shape) for n in numbers.nodes]
+    for count in (1, 2, 7):
+        x = random_images(count, 3, 8, 8, seed=1)
+        torch.testing.assert_close(Network(symbol)(x), model(x.clone()))
+
+
+def test_calls_are_counted_and_ended() -> None:
+    x = torch.zeros(2)
+    with Calls() as counted:
+        for _ in range(7):
+            torch.relu(x)
+    assert counted.count == 7
+    with Calls(3) as counted:
+        for _ in range(3):
+            torch.relu(x)
+        with pytest.raises(RuntimeError):
+            torch.relu(x)
+    assert counted.count == 4
+
+
 @torch.no_grad()
 def test_the_slow_twin_reads_what_the_network_reads() -> None:
     """`Watched`, on which other tests rely."""
@@ -706,9 +885,11 @@ def test_what_is_repeated_for_every_image_knows_how_many_there_are() -> None:
             torch.testing.assert_close(Network(graph.graph)(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_nothing_of_an_export_stays() -> None:
+@pytest.mark.parametrize("symbol", [False, True])
+def test_nothing_of_an_export_stays(symbol: bool) -> None:
     """torch's symbolic shapes hold themselves where Python's collector does not look: 600 objects of each network."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    usual = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    model = Sealed(usual) if symbol else usual
 
     def objects_after_a_capture() -> int:
         capture_float(model, torch.rand(2, 3, 8, 8))

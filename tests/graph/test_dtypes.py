@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from networks import graphs, norms, random_images, randomize_batch_norms
 from torch import Tensor, nn
 
-from quant_sweep.graph import Fusion, Network
+from quant_sweep.graph import Fusion, Network, capture_float
 from quant_sweep.graph.interpret import relative_difference
 
 ROUNDING = {torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float32: 1e-5, torch.float64: 1e-5}
@@ -107,6 +107,52 @@ def test_several_kinds_of_numbers_at_once(net: type[nn.Module]) -> None:
         assert relative_difference(found, model(x)) < 3e-2
         assert {q.name for q in graph.weights} == {"conv.weight", "head.weight"}
         assert norms(graph) == (["bn.output"] if fusion is Fusion.none else [])
+
+
+def test_computed_constants_are_in_float32_or_whole_numbers() -> None:
+    class Positions(Body):
+        def forward(self, x: Tensor) -> Tensor:
+            places = torch.arange(8)
+            return super().forward((x + places.double() / 8).float()) + x.flatten(1)[:, places].sum(1, keepdim=True)
+
+    constants = capture_float(Positions(), random_images()).graph.constants
+    assert {value.dtype for value in constants.values()} == {torch.float32, torch.int64}
+
+
+class Places(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.maximum(x, torch.arange(8) / 8))
+
+
+def test_constants_are_in_float32_where_numbers_are_double_unless_told() -> None:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        captured = capture_float(Places().eval(), random_images(2, 3, 8, 8))
+    finally:
+        torch.set_default_dtype(usual)
+    assert {value.dtype for value in captured.graph.constants.values()} == {torch.float32}
+    assert Network(captured.graph)(captured.images).dtype == torch.float32
+
+
+def test_what_a_model_in_half_returned_is_kept_in_half() -> None:
+    """Also of a model with one parameter."""
+    torch.manual_seed(0)
+    x = random_images(3, 3, 8, 8)
+    for model in (Body().half().eval(), nn.Conv2d(3, 4, 1, bias=False).half()):
+        with torch.no_grad():
+            captured = capture_float(model, x)
+            assert captured.outputs.dtype == torch.float16
+            assert torch.equal(captured.outputs, model(x.half()))
+        assert captured.images.dtype == torch.float32
+
+
+def test_a_model_is_given_more_rounding_the_coarser_its_numbers_are() -> None:
+    torch.manual_seed(0)
+    models = (Body().double(), Body(), HalfInside(), Body().half(), Autocast(), Body().bfloat16())
+    double, single, mixed, half, autocast, bfloat = (capture_float(m.eval(), random_images()).tolerance for m in models)
+    assert double == single < mixed == half < autocast == bfloat < 0.5
+    assert single < 1e-3
 
 
 def test_the_model_keeps_its_numbers() -> None:

@@ -68,6 +68,54 @@ def test_weights_and_biases_of_functions_are_named_after_what_they_compute() -> 
     ]
 
 
+def test_a_folded_layer_keeps_the_names_of_its_weight_and_bias() -> None:
+    """Or has them from its module, in which a function may be the layer."""
+
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(3, 3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.kernel)
+
+    layers = (nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, bias=False), Inside())
+    model = nn.Sequential(*(part for layer in layers for part in (layer, nn.BatchNorm2d(3))))
+    assert folded_names(model) == ["1", "3", "5"]
+    graph = with_quantizers(capture_float(model, random_images(2, 3, 8, 8)), Fusion.bn).graph
+    assert [node.inputs[1:] for node in graph.nodes] == [
+        ("0.weight", "0.bias"),
+        ("2.weight", "2.bias"),
+        ("4.kernel", "4.bias"),
+    ]
+    assert set(graph.constants) == {name for node in graph.nodes for name in node.inputs[1:]}
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        (lambda m, x: m.bn(m.conv(m.conv(x))), [("conv.weight", "conv.bias"), ("conv_1.weight", "conv_1.bias")]),
+        (
+            lambda m, x: m.conv(m.bn(m.conv(x)).relu()),
+            [("conv.folded_weight", "conv.folded_bias"), (), ("conv.weight", "conv.bias")],
+        ),
+    ],
+)
+def test_a_call_that_gets_a_weight_of_its_own_has_it_by_its_own_name(calls, expected: list[tuple[str, ...]]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return calls(self, x)
+
+    model = Net()
+    assert folded_names(model) == ["bn"]
+    graph = with_quantizers(capture_float(model, random_images(2, 3, 8, 8)), Fusion.bn).graph
+    assert [node.inputs[1:] for node in graph.nodes] == expected
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(affine: bool, bias: bool) -> None:
@@ -127,6 +175,31 @@ def test_before_a_linear_layer_over_a_sequence(positions: int) -> None:
     assert folded_names(nn.Sequential(nn.BatchNorm1d(positions), nn.Linear(5, 4)), (7, positions, 5)) == []
 
 
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda y, z: (y, z),
+        lambda y, z: z + y.mean((2, 3), keepdim=True),
+        lambda y, z: (y, z + y.mean((2, 3), keepdim=True)),
+    ],
+)
+@torch.no_grad()
+def test_what_others_read_too_is_not_folded_into_the_layer_behind(returned) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor):
+            y = self.bn(x)
+            return returned(y, self.conv(y))
+
+    model, x = randomize_batch_norms(Net()), random_images(2, 3, 8, 8)
+    graph = with_quantizers(capture_float(model, x), Fusion.bn)
+    assert norms(graph) == ["bn.output"]
+    assert relative_difference(Network(graph.graph)(x), model(x)) < 1e-5
+
+
 def test_before_zeros_that_are_padded() -> None:
     assert folded_names(nn.Sequential(nn.BatchNorm2d(3), nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3))) == []
 
@@ -171,6 +244,12 @@ def test_channels_are_followed_through_moves(move, channels: int, folded: bool) 
     assert folded_names(Between(nn.Conv2d(3, 8, 1), move, norm)) == ["norm"] * folded
 
 
+@pytest.mark.parametrize("channels", [2, 3])
+def test_few_channels_are_followed_too(channels: int) -> None:
+    layer, norm = nn.Conv2d(3, channels, 1), nn.BatchNorm1d(channels)
+    assert folded_names(Between(layer, lambda y: y.flatten(2), norm)) == ["norm"]
+
+
 def test_linear_over_a_sequence_as_rows() -> None:
     """As levit does it: BatchNorm1d of all positions of all images."""
     model = Between(nn.Linear(5, 4, bias=False), lambda y: y.flatten(0, 1), nn.BatchNorm1d(4))
@@ -180,6 +259,27 @@ def test_linear_over_a_sequence_as_rows() -> None:
 def test_linear_over_a_sequence_turned() -> None:
     model = Between(nn.Linear(5, 4), lambda y: y.transpose(1, 2), nn.BatchNorm1d(4))
     assert folded_names(model, (7, 4, 5)) == ["norm"]
+
+
+class ScaledAxis(nn.Module):
+    """A layer over the last of three axes, then a product and a sum with a number for each place of one of them."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.gain, self.shift = (nn.Parameter(torch.randn(4, *[1] * (2 - axis))) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.gain + self.shift
+
+
+@pytest.mark.parametrize(("axis", "left"), [(2, []), (1, ["add.output"])])
+@torch.no_grad()
+def test_numbers_of_a_linear_layer_s_own_features_are_folded(axis: int, left: list[str]) -> None:
+    model, x = ScaledAxis(axis), random_images(3, 4, 4)
+    graph = with_quantizers(capture_float(model, x), Fusion.bn)
+    assert norms(graph) == left
+    torch.testing.assert_close(Network(graph.graph)(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 # -- layers with several calls or readers --

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 
 from quant_sweep.graph.functional import functional, inlined
-from quant_sweep.graph.interpret import relative_difference
+from quant_sweep.graph.interpret import Network, relative_difference
+from quant_sweep.graph.program import graph_of
 
 
 class Net(nn.Module):
@@ -96,6 +97,18 @@ def out(y: Tensor) -> Tensor:
     return z
 
 
+def out_onto_a_result(y: Tensor) -> Tensor:
+    z = F.relu(y)
+    torch.mul(y, 2, out=z)
+    return y + z
+
+
+def out_of_a_list(y: Tensor) -> Tensor:
+    z = torch.cat([y, y], 1)
+    torch.cat([y * 2, y], 1, out=z)
+    return z
+
+
 @pytest.mark.parametrize(
     "operation",
     [
@@ -118,7 +131,16 @@ def test_renamed_where_there_are_no_views(operation) -> None:
 
 @pytest.mark.parametrize(
     "operation",
-    [view_before, view_between, view_written, reshaped_and_written, whole_numbers_too, out],
+    [
+        view_before,
+        view_between,
+        view_written,
+        reshaped_and_written,
+        whole_numbers_too,
+        out,
+        out_onto_a_result,
+        out_of_a_list,
+    ],
 )
 @torch.no_grad()
 def test_left_to_pytorch_where_memory_may_be_shared(operation) -> None:
@@ -156,3 +178,24 @@ def test_regions_are_inlined() -> None:
     assert all(node.op != "get_attr" for node in program.graph.nodes)
     x = random_images(3, 3, 8, 8)
     assert relative_difference(program.graph_module(*_parameters(program), x)[-1], model(x)) < 1e-6
+
+
+def read_by_what_it_wrote_over(program: ExportedProgram) -> fx.Node:
+    """The last in-place operation; its readers read the tensor that it wrote over now, which is the same memory."""
+    write = in_place_nodes(program)[-1]
+    (overwritten, *_) = write.args
+    assert isinstance(overwritten, fx.Node)
+    write.replace_all_uses_with(overwritten, delete_user_cb=lambda user: user is not write)
+    return write
+
+
+@pytest.mark.parametrize("operation", [twice, F.relu_, lambda y: F.silu(y) + y.mul_(2)])
+@torch.no_grad()
+def test_who_reads_a_tensor_later_reads_what_was_written_over_it(operation) -> None:
+    model, program = exported(operation)
+    write = read_by_what_it_wrote_over(program)
+    assert not write.users
+    with patch.object(ExportedProgram, "run_decompositions", side_effect=AssertionError("slow")):
+        program = functional(program)
+    x = random_images(3, 3, 8, 8)
+    assert relative_difference(Network(graph_of(program, model, "Net"))(x), model(x)) < 1e-6

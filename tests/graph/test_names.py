@@ -69,6 +69,13 @@ class Scaled(nn.Linear):
         return super().forward(x) * self.output
 
 
+class ScaledBefore(Scaled):
+    """Which reads the parameter before it computes what is called so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x * self.output, self.weight)
+
+
 CALLED = {
     "a module called input": Called(
         lambda m, x: m.head(m.input(x).relu()), input=nn.Conv2d(3, 3, 1), head=nn.Conv2d(3, 2, 1)
@@ -80,6 +87,7 @@ CALLED = {
     ),
     "a parameter called output": nn.Sequential(nn.Flatten(2), nn.Linear(64, 3), Output(), nn.ReLU(), Output()),
     "a layer with a parameter called output": nn.Sequential(nn.Flatten(2), nn.Linear(64, 3), Scaled(), Scaled()),
+    "a parameter called output before its layer": nn.Sequential(nn.Flatten(2), nn.Linear(64, 3), ScaledBefore()),
     "a parameter called weight": Called(
         lambda m, x: F.conv2d(x, m.weight).relu() @ m.bias, weight=parameter(4, 3, 1, 1), bias=parameter(8, 8)
     ),
@@ -134,6 +142,14 @@ def test_calls_of_one_module_are_counted() -> None:
     assert weights == {"conv.weight"}, "one layer, one weight, however often it is called"
 
 
+def test_a_module_under_two_names_is_called_by_either() -> None:
+    shared = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, momentum=None))
+    graph = graphs(Called(lambda m, x: m.b(m.a(x).relu()), a=shared, b=shared).eval(), random_images())[Fusion.none]
+    nodes = graph.graph.node
+    assert list(nodes) == ["a.0.output", "a.1.output", "relu.output", "b.0.output", "b.1.output"]
+    assert nodes["a.1.output"].operation == nodes["b.1.output"].operation
+
+
 def test_a_weight_that_is_computed_is_its_layer_s() -> None:
     conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1, bias=False))
     graph = graphs(Called(lambda m, x: m.conv(m.conv(x).relu()), conv=conv), random_images())[Fusion.none].graph
@@ -150,8 +166,56 @@ def test_layers_that_share_a_parameter_have_a_weight_each() -> None:
 def test_what_else_reads_a_layer_s_weight_reads_one_copy_in_float() -> None:
     line = nn.Linear(3, 3, bias=False)
     reads = Called(lambda m, x: m.line(x)[:, None] * m.line.weight + x.relu()[:, None] * m.line.weight, line=line)
-    graph = graphs(reads, torch.randn(4, 3))[Fusion.none].graph
-    assert set(graph.constants) == {"line.weight", "line_1.weight"}
+    for model, path in ((reads, ""), (nn.Sequential(nn.Sequential(reads)), "0.0.")):
+        graph = graphs(model, torch.randn(4, 3))[Fusion.none].graph
+        assert set(graph.constants) == {f"{path}line.weight", f"{path}line_1.weight"}
+
+
+class Kernel(nn.Module):
+    """A convolution with a parameter that is not called weight, beside one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.weight = parameter(3, 3, 1, 1), parameter(3, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel) * self.weight
+
+
+class AddsItsInput(nn.Sequential):
+    """A container with an operation of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x
+
+
+@pytest.mark.parametrize(
+    ("model", "nodes", "constants"),
+    [
+        # a parameter has its own name, and a constant of none that of what reads it
+        (nn.Sequential(Kernel()), ["0.conv2d", "0.mul"], ["0.kernel", "0.weight"]),
+        (Called(lambda _, x: F.conv2d(x, torch.ones(3, 3, 1, 1))), ["conv2d"], ["conv2d.weight"]),
+        (Called(lambda _, x: x @ torch.eye(8)[:, :5].sin()), ["matmul"], ["matmul.weight"]),
+        (Called(lambda _, x: x[:, torch.tensor([2, 0])]), ["index"], ["index.constant"]),
+        (
+            nn.Sequential(nn.BatchNorm2d(3, affine=False)),
+            ["0"],
+            ["0.weight", "0.bias", "0.running_mean", "0.running_var"],
+        ),
+        (Called(lambda _, x: x + torch.arange(1.0, 4)[:, None, None]), ["add"], ["add.scale", "add.shift"]),
+        # a layer is called as its module, a container is none
+        (nn.Sequential(nn.Hardswish()), ["0"], []),
+        (nn.Sequential(AddsItsInput(nn.Hardswish())), ["0.0", "0.add"], []),
+        # several tensors at once
+        (Called(lambda _, x: x.max(3)[0]), ["max.tensors", "getitem"], []),
+        (Called(lambda _, x: torch.var_mean(x, 3)[1]), ["var_mean.tensors", "getitem"], []),
+    ],
+)
+def test_what_tensors_are_called(model: nn.Module, nodes: list[str], constants: list[str]) -> None:
+    graph = graphs(model.eval(), random_images())[Fusion.none].graph
+    assert [node.name for node in graph.nodes] == [f"{name}.output" for name in nodes]
+    assert sorted(graph.constants) == sorted(constants)
+    assert {node.module for node in graph.nodes} <= dict(model.named_modules()).keys()
 
 
 def test_transposed_convolutions_have_their_outputs_on_axis_0() -> None:

@@ -1,6 +1,7 @@
 """Which quantizers there are, derived from the definition of each fusion rather than frozen from a run."""
 
 import math
+from typing import Any
 
 import pytest
 import small_networks
@@ -62,6 +63,7 @@ def test_resnet20(fusion: Fusion, expected: list[str]) -> None:
     weights = ["conv1.weight", *(f"{b}.conv{i}.weight" for b in BLOCKS for i in (1, 2)), "linear.weight"]
     assert [quantizer.name for quantizer in graph.weights] == weights
     assert graph.names == (*expected, *weights)
+    assert graph.fusion is fusion
 
 
 class Residual(nn.Module):
@@ -140,6 +142,116 @@ def test_a_second_reader_prevents_fusing() -> None:
 
     assert quantizer_names(Net(), Fusion.conv_bn_relu) == ["input", "conv.output", "relu.output"]
     assert quantizer_names(Net(), Fusion.bn) == ["input", "conv.output", "relu.output", "last.output"]
+
+
+class ThreeLayers(nn.Module):
+    """Operations with a convolution a, one b that may read what a sum reads too, and a last one."""
+
+    def __init__(self, operation) -> None:
+        super().__init__()
+        self.operation = operation
+        self.a, self.b, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.operation(self, x)
+
+
+A_SUM_READS = {
+    # The sum is done on the accumulator of a; its other operand is read on a grid only if it lies on one for others.
+    "the input, for no layer": (lambda m, x: m.last(F.relu(m.a(x.softmax(1)) + x)), {"input": ("add",)}),
+    "a softmax": (lambda m, x: m.last(F.relu(m.a(x) + x.softmax(1))), {"softmax": None}),
+    "a softmax that a layer reads": (
+        lambda m, x: (lambda s: m.last(F.relu(m.a(x) + s)) + m.b(s))(x.softmax(1)),
+        {"softmax": ("add", "b")},
+    ),
+    "a softmax that a layer reads in part": (
+        lambda m, x: (lambda s: m.last(F.relu(m.a(x) + s)) + m.b(F.max_pool2d(s, 1).flip(3)))(x.softmax(1)),
+        {"softmax": ("max_pool2d", "add")},
+    ),
+    "a softmax that is read in part": (
+        lambda m, x: (lambda s: m.last(F.relu(m.a(x) + s)) + F.max_pool2d(s, 1))(x.softmax(1)),
+        {"softmax": None},
+    ),
+    "a softmax that a product reads": (
+        lambda m, x: (lambda s: m.last(F.relu(m.a(x) + s)) * s)(x.softmax(1)),
+        {"softmax": None},
+    ),
+    "an average, without a clamp": (lambda m, x: m.last(m.a(x) + F.avg_pool2d(x, 1)), {"avg_pool2d": ("add",)}),
+    "an average, which is added to": (
+        lambda m, x: m.last(F.relu(F.avg_pool2d(x, 1) + m.a(x))),
+        {"avg_pool2d": ("add",), "a": None},
+    ),
+    "the input, for no layer behind": (lambda m, x: m.a(x) + x, {"input": ("a",), "a": None}),
+    "a product of the input": (lambda m, x: m.last(F.relu(m.a(x) + x * x)), {"input": ("a",), "mul": None}),
+}
+
+
+@pytest.mark.parametrize("name", A_SUM_READS)
+def test_who_reads_on_its_grid_what_a_sum_reads(name: str) -> None:
+    operation, expected = A_SUM_READS[name]
+    graph = captured(ThreeLayers(operation), Fusion.conv_bn_relu)
+    readers = {q.name.removesuffix(".output"): set(q.readers) for q in graph.activations}
+    for tensor, reading in expected.items():
+        assert readers.get(tensor) == (reading and {f"{reader}.output" for reader in reading})
+    run_on_coarse_grids(graph, random_images(2, 3, 8, 8))
+
+
+def test_what_a_layer_reads_that_is_repeated_for_every_image() -> None:
+    """A token, which is a constant before it is repeated and a tensor with a grid of its own behind."""
+
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.linear, self.last = parameter(1, 4, 3), nn.Linear(3, 6), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            token = F.relu(self.linear(self.token.expand(x.shape[0], -1, -1)))
+            return self.last(torch.cat([token.flatten(1)[:, :5], x.mean((2, 3))], 1))
+
+    x = random_images(3, 3, 8, 8)
+    model = Token()
+    for fusion, graph in graphs(model, x).items():
+        assert "expand.output" in [q.name for q in graph.activations], fusion
+        on_grid, _ = run_on_coarse_grids(graph, x)
+        assert on_grid["linear.output"]
+        torch.testing.assert_close(Network(graph.graph)(x), model(x))
+
+
+def test_behind_what_leads_only_out_others_are_quantized() -> None:
+    graph = captured(ThreeLayers(lambda m, x: (lambda y: (y.relu(), m.last(y)))(m.a(x))), Fusion.none)
+    assert [(q.name, q.readers) for q in graph.activations] == [
+        ("input", ("a.output",)),
+        ("a.output", ("last.output",)),
+    ]
+
+
+def test_whether_what_is_returned_is_made_of_one_tensor() -> None:
+    """The input too is a tensor; a layer's output beside it is another."""
+    two = captured(ThreeLayers(lambda m, x: m.a(x) * x), Fusion.bn)
+    assert [(q.name, q.readers) for q in two.activations] == [
+        ("input", ("a.output", "mul.output")),
+        ("a.output", ("mul.output",)),
+    ]
+    one = captured(ThreeLayers(lambda _, x: x.relu() * x), Fusion.bn)
+    assert not one.activations
+
+
+def test_a_weight_knows_the_calls_that_multiply_by_it() -> None:
+    for fusion in Fusion:
+        graph = captured(ThreeLayers(lambda m, x: m.last(m.a(m.b(m.a(x).relu()).relu()))), fusion)
+        assert {q.name: q.layers for q in graph.weights} == {
+            "a.weight": ("a.output", "a_1.output"),
+            "b.weight": ("b.output",),
+            "last.weight": ("last.output",),
+        }
+
+
+def test_the_largest_tensor_of_an_image() -> None:
+    """Of float32: (6, 6, 6) behind the first layer, and (2, 4, 4) of the second; or the image itself, (3, 8, 8)."""
+    large = captured(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 3)), Fusion.bn)
+    assert large.graph.largest_bytes_an_image == 4 * 6 * 6 * 6
+    small = captured(nn.Conv2d(3, 2, 3), Fusion.bn)
+    assert small.graph.largest_bytes_an_image == 4 * 3 * 8 * 8
 
 
 @pytest.mark.parametrize(
