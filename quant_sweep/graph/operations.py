@@ -133,7 +133,7 @@ class Clamp(Operation):
         (x,) = inputs
         if self == Clamp(0.0, math.inf):
             return F.relu(x)
-        return x.clamp(None if self.lo == -math.inf else self.lo, None if self.hi == math.inf else self.hi)
+        return x.clamp(self.lo, self.hi)
 
 
 @final
