@@ -146,8 +146,7 @@ class _Reading:
         for name in of_layers.intersection(node.inputs):
             others = (_numbered(name, i) for i in itertools.count(1))
             value = self.named[name]
-            renamed[name] = next(n for n in others if n not in self.taken or self.named.get(n) is value)
-            self.taken.add(renamed[name])
+            renamed[name] = next(n for n in others if n not in self.taken)
             self.named[renamed[name]] = value
         return replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
 
