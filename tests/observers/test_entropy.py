@@ -124,7 +124,7 @@ def test_divergence_of_ranges_that_leave_values_out(seed: int, codes: int) -> No
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize(("lowest", "highest"), [(0, 40), (0, 33), (-40, -3), (-12, 25), (-33, 2)])
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 40), (0, 33), (5, 40), (-40, -3), (-12, 25), (-33, 2)])
 def test_values_that_leave_bins_empty_beyond_them(lowest: int, highest: int, symmetric: bool) -> None:
     """Whatever lies at 0, as behind a ReLU."""
     generator = torch.Generator().manual_seed(0)
@@ -149,7 +149,8 @@ def test_one_outlier_is_cut_off() -> None:
     assert hi < 30
 
 
-def test_fine_grids_take_everything() -> None:
+@pytest.mark.parametrize("size", [1.0, 2.0**-14, 2.0**14])
+def test_fine_grids_take_everything(size: float) -> None:
     """With as many codes as bins the divergence says nothing."""
-    x = tensor("laplace")
+    x = tensor("laplace") * size
     assert [end.item() for end in Entropy().range(summarize(x), spec(16))] == [x.min().item(), x.max().item()]
