@@ -4,6 +4,8 @@ Float tolerances: `x / scale` and `scale * (q - zero_point)` are each rounded on
 half a step away plus a few units in the last place of its own size.
 """
 
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -18,6 +20,7 @@ from quant_sweep.arithmetic.affine import (
     clipped_fraction,
     dequantize,
     fake_quantize,
+    grid_of_range,
     qparams_from_range,
     quantize,
     sqnr_db,
@@ -147,6 +150,45 @@ def test_fake_quantize_is_the_value_of_the_code(dtype: torch.dtype, ends: list[f
     assert torch.equal(value.view(torch.int32), expected.view(torch.int32))  # the sign of zero included
 
 
+EACH_KIND = [
+    QuantSpec(bits, signed, symmetric, narrow)
+    for bits, signed, symmetric, narrow in itertools.product((2, 3, 8, 16), *[(False, True)] * 3)
+]
+KNOWN_RANGES = [(-1.0, 0.9), (-0.2, 0.77), (0.0, 1.0), (-1.0, 0.0), (3.0, 5.5), (-700.0, 2.0), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize("spec", EACH_KIND, ids=str)
+def test_each_kind_of_grid_over_known_ranges(spec: QuantSpec) -> None:
+    """Channel by channel in float64; the middle of a symmetric grid is 0, or 2**(bits - 1) if unsigned."""
+    lo, hi = np.array(KNOWN_RANGES).T
+    low, high = np.minimum(lo, 0), np.maximum(hi, 0)
+    if spec.symmetric:
+        high = np.maximum(-low, high)
+        low = -high
+    scale = np.where(high > low, (high - low) / spec.steps, 1.0)
+    middle = 0 if spec.signed else 2 ** (spec.bits - 1)
+    zero_point = np.full(len(lo), middle) if spec.symmetric else spec.qmin - np.rint(low / scale)
+
+    ends = torch.tensor(lo), torch.tensor(hi)
+    exact_scale, exact_zero_point = grid_of_range(*ends, spec)
+    np.testing.assert_allclose(exact_scale.numpy(), scale, rtol=1e-15)
+    np.testing.assert_array_equal(exact_zero_point.numpy(), zero_point)
+
+    channels = dataclasses.replace(spec, channel_axis=1)
+    for qparams in (qparams_from_range(*ends, channels), qparams_from_range(ends[0].float(), ends[1], channels)):
+        np.testing.assert_allclose(qparams.scale.numpy(), scale, rtol=4 * EPS)
+        np.testing.assert_array_equal(qparams.zero_point.numpy(), zero_point)
+
+    x = torch.tensor((low + np.linspace(-0.3, 1.3, 23)[:, None] * (high - low))[..., None])  # (23, channels, 1)
+    codes = np.rint(x.numpy() / qparams.scale.double().numpy()[:, None]) + zero_point[:, None]
+    codes = np.clip(codes, spec.qmin, spec.qmax)
+    np.testing.assert_array_equal(quantize(x, qparams).numpy(), codes)
+    values = (codes - zero_point[:, None]) * qparams.scale.double().numpy()[:, None]
+    for made in (dequantize(torch.tensor(codes, dtype=torch.int32), qparams), fake_quantize(x, qparams)):
+        assert made.dtype == torch.float32
+        np.testing.assert_allclose(made.numpy(), values, rtol=EPS)
+
+
 def test_rounds_half_to_even() -> None:
     qparams = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec(8, signed=True))
     assert quantize(torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]), qparams).tolist() == [-2, -2, 0, 0, 2, 2]
@@ -200,9 +242,9 @@ def test_mirrored_width_that_overflows_is_refused() -> None:
     [(float("nan"), 1.0, "nan"), (0.0, float("nan"), "nan"), (-float("inf"), 0.0, "-inf"), (2.0, 1.5, "hi=.*1.5")],
 )
 def test_bad_ranges_are_refused_with_their_values(lo: float, hi: float, shown: str) -> None:
-    with pytest.raises(InputError, match=shown):
+    with pytest.raises(InputError, match=f"finite.*{shown}"):
         grid(lo, hi, QuantSpec(8))
-    with pytest.raises(InputError, match=shown):
+    with pytest.raises(InputError, match=f"finite.*{shown}"):
         qparams_from_range(torch.tensor([0.0, lo]), torch.tensor([1.0, hi]), QuantSpec(8, channel_axis=0))
 
 
@@ -270,6 +312,7 @@ def test_clipped_fraction_counts_what_saturation_moves() -> None:
     qparams = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec(2, signed=True))  # -2 .. 1
     x = torch.tensor([-2.6, -2.5, -2.0, 0.0, 1.0, 1.5, 1.6, 9.0])
     assert clipped_fraction(x, qparams).item() == 3 / 8
+    assert clipped_fraction(x[-3:], qparams).item() == 2 / 3, "in float64"
 
 
 def test_sqnr_against_its_definition() -> None:
@@ -280,6 +323,23 @@ def test_sqnr_against_its_definition() -> None:
     assert sqnr_db_of_values(x, qparams).item() == pytest.approx(expected, abs=1e-5)
     assert sqnr_db_of_values(qparams.hi[None], qparams).item() == float("inf")
     assert sqnr_db_of_values(torch.zeros(3), qparams).isnan()
+
+
+@pytest.mark.parametrize("exponent", [-90, 90])
+def test_sqnr_of_values_whose_squares_float32_cannot_hold(exponent: int) -> None:
+    x = torch.randn(3, 100, generator=torch.Generator().manual_seed(0))
+    for values, axis in ((x[0], None), (x, 0)):
+        plain, far = (
+            sqnr_db_of_values(v, qparams_from_range(v.amin(dim=-1), v.amax(dim=-1), QuantSpec(4, channel_axis=axis)))
+            for v in (values, values * 2.0**exponent)
+        )
+        torch.testing.assert_close(plain, far, rtol=1e-12, atol=0)
+
+
+def test_sqnr_of_what_another_made() -> None:
+    x, qparams = torch.tensor([3.0, 4.0]), grid(0.0, 4.0, QuantSpec(8))
+    assert sqnr_db_of_values(x, qparams, torch.tensor([3.0, 3.5])).item() == pytest.approx(20)  # 25 / 0.25
+    assert sqnr_db_of_values(x, qparams, x).item() == math.inf
 
 
 def test_sqnr_of_powers() -> None:

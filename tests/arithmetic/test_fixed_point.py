@@ -150,6 +150,26 @@ def test_each_average_has_its_divisor() -> None:
         assert multiply_and_divide(sums, half, divisors).tolist() == [[3, 1], [-4, 1]]
 
 
+@pytest.mark.parametrize("real", [2.0**-14, 1.5 * 2.0**-15, 2.0**-15, 1.99 * 2.0**-16])
+def test_the_least_factors_of_an_average(real: float) -> None:
+    """From 2**-15 down no sum of codes, all below 2**24, counts: only 2**16 codes of 8 bits make so large a sum."""
+    factor = fixed_point_of(torch.tensor(real, dtype=torch.float64))
+    sums = torch.tensor([2**23, -(2**23)])
+    found = multiply_and_divide(sums, factor, torch.tensor(1))
+    assert found.tolist() == ([int(2**23 * real), -int(2**23 * real)] if real >= 2.0**-15 else [0, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_factors_of_any_float_type(dtype: torch.dtype) -> None:
+    factor = fixed_point_of(torch.tensor([0.75, 3.0], dtype=dtype))
+    assert (factor.multiplier.tolist(), factor.shift.tolist()) == ([3 * 2**29] * 2, [0, -2])
+
+
+def test_one_value_by_many_factors() -> None:
+    factors = fixed_point_of(torch.tensor([0.5, 3.0, 1000.0], dtype=torch.float64))
+    assert multiply(torch.tensor(2**20, dtype=torch.int32), factors).tolist() == [2**19, 3 * 2**20, 1000 * 2**20]
+
+
 def test_a_product_beyond_int32_saturates() -> None:
     factor = fixed_point_of(torch.tensor(2.0**20, dtype=torch.float64))
     found = multiply(torch.tensor([2**20, -(2**20)], dtype=torch.int32), factor)

@@ -70,6 +70,22 @@ def test_zero_point_must_lie_on_the_grid(zero_point: int) -> None:
         qparams(1.0, zero_point)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_ends_of_the_grid_may_be_its_zero_point(signed: bool) -> None:
+    """A range below 0 has it at the highest code."""
+    spec = QuantSpec(8, signed=signed)
+    for end in (spec.qmin, spec.qmax):
+        assert qparams(1.0, end, signed=signed).zero_point.item() == end
+
+
+def test_scale_and_zero_point_move_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on meta have a device and no values to check."""
+    grid = qparams()
+    monkeypatch.setattr(QParams, "__post_init__", lambda _: None)
+    moved = grid.to(torch.device("meta"))
+    assert (moved.scale.device.type, moved.zero_point.device.type, moved.spec) == ("meta", "meta", grid.spec)
+
+
 @pytest.mark.parametrize(
     ("scale", "zero_point", "axis"),
     [([1.0], [0], None), (1.0, 0, 0), ([1.0, 2.0], [0], 0), ([[1.0]], [[0]], 0)],

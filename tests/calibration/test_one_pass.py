@@ -16,14 +16,23 @@ from torch import Tensor, nn
 from quant_sweep import observers
 from quant_sweep.arithmetic.affine import qparams_from_range
 from quant_sweep.arithmetic.qparams import QuantSpec
-from quant_sweep.calibration.one_pass import Calibration, calibrate, choose_qparams, choose_weight_qparams, observe
+from quant_sweep.calibration.one_pass import (
+    Calibration,
+    _images_at_once,
+    calibrate,
+    choose_qparams,
+    choose_weight_qparams,
+    observe,
+    summarize_weight,
+)
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, capture, insert_at_quantizers
-from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.histogram import DEFAULT_BINS, Histogram
 from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import MinMax, Observer
 from quant_sweep.quantization.quantize import quantize
 from quant_sweep.quantization.scheme import AFFINE, BitWidths, assign_specs
+from quant_sweep.runtime.threads import FEWEST_IMAGES
 from torture import forked
 
 OBSERVERS = [getattr(observers, name) for name in observers.__all__ if name != "Observer"]
@@ -98,6 +107,20 @@ def test_a_batch_in_parts_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
                 together = functools.reduce(Histogram.merge, expected)
                 for field in ("lo", "hi", "exponent", "first", "counts"):
                     assert torch.equal(getattr(kept, field), getattr(together, field)), (threads, name, field)
+
+
+def test_the_cache_decides_how_many_images_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of however many: not the first batch's; a GPU takes the whole."""
+    monkeypatch.setattr("quant_sweep.calibration.one_pass._CACHED_BYTES", 1)
+    graph = captured(tiny, Fusion.conv_bn_relu)
+    assert [_images_at_once(graph, images(n)) for n in (1, 17, 40)] == [FEWEST_IMAGES] * 3
+    assert [_images_at_once(graph, images(n).to("meta")) for n in (1, 40)] == [1, 40]
+    assert _images_at_once(graph, images(0)) == 1
+
+
+def test_a_weights_channels_have_fewer_bins_than_an_activation() -> None:
+    """Thousands of channels of few values each."""
+    assert summarize_weight(torch.ones(2, 3), 0).total.bins < DEFAULT_BINS
 
 
 @settings(max_examples=10)

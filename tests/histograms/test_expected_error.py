@@ -1,5 +1,7 @@
 """The expected error, held against brute force over evenly spread values and against raw samples."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,36 @@ def test_no_signal_has_no_sqnr() -> None:
     qparams = qparams_from_range(torch.tensor(0.0), torch.tensor(0.0), QuantSpec(8))
     assert clipped_fraction_of(zeros, qparams).item() == 0.0
     assert not sqnr_db_of(zeros, qparams) > 0.0
+
+
+def known_histogram(seed: int) -> Histogram:
+    """Counts that are drawn, also in the first and the last bin, 0 among them."""
+    counts = torch.randint(1, 30, (1, BINS), generator=torch.Generator().manual_seed(seed))
+    whole = torch.tensor
+    return Histogram(whole([-7.0]), whole([9.0]), whole([-1]), whole([-7]), counts * (counts > 6) + counts % 2)
+
+
+GRIDS_OF_EACH_KIND = [
+    QuantSpec(bits, signed, symmetric, narrow)
+    for bits, signed, symmetric, narrow in itertools.product((2, 3, 5), *[(False, True)] * 3)
+]
+
+
+@pytest.mark.parametrize("spec", GRIDS_OF_EACH_KIND, ids=str)
+def test_each_kind_of_grid_against_values_spread_in_the_bins(spec: QuantSpec) -> None:
+    for seed, (lo, hi) in enumerate([(-3.4, 4.4), (-1.0, 1.3), (-9.0, 2.0), (0.0, 4.5), (-3.0, 0.0)]):
+        histogram = known_histogram(seed)
+        qparams = qparams_from_range(torch.tensor(lo), torch.tensor(hi), spec)
+        codes = np.arange(spec.qmin, spec.qmax + 1) - qparams.zero_point.item()
+        noise = brute_force(histogram, codes * qparams.scale.double().item())
+        values, weights = spread(histogram)
+        signal = float((weights * values**2).sum())
+        assert sqnr_db_of(histogram, qparams).item() == pytest.approx(10 * np.log10(signal / noise), abs=1e-3)
+
+        half = qparams.scale.item() / 2
+        outside = (values < qparams.lo.item() - half) | (values > qparams.hi.item() + half)
+        clipped = float((weights * outside).sum() / weights.sum())
+        assert clipped_fraction_of(histogram, qparams).item() == pytest.approx(clipped, abs=1e-3)
+
+        ends = (torch.tensor([[end]]).double() for end in (lo, hi))
+        assert expected_squared_error(refined(histogram), *ends, spec).item() == pytest.approx(16 * noise, rel=1e-3)

@@ -51,13 +51,65 @@ def twin(values: list[float], bins: int) -> tuple[int, dict[int, int]]:
 @example([-1e-45, 9000.0], 4096)
 @example([1e-45], 16)
 def test_equals_the_twin_in_fractions(values: list[float], bins: int) -> None:
-    histogram = count(values, bins)
-    exponent, expected = twin(values, bins)
-    first = int(histogram.first)
-    found = {first + i: c for i, c in enumerate(histogram.counts[0].tolist()) if c}
-    assert (int(histogram.exponent), found) == (exponent, dict(expected))
-    assert (histogram.lo, histogram.hi) == (torch.tensor(min(values)), torch.tensor(max(values)))
-    assert histogram.total.tolist() == [len(values)]
+    assert_equals_twin(count(values, bins), values)
+
+
+def assert_equals_twin(histogram: Histogram, values: list[float], channel: int = 0) -> None:
+    exponent, expected = twin(values, histogram.bins)
+    first = int(histogram.first[channel])
+    found = {first + i: c for i, c in enumerate(histogram.counts[channel].tolist()) if c}
+    assert (int(histogram.exponent[channel]), found) == (exponent, dict(expected))
+    assert first == math.floor(min(*values, 0.0) / 2.0**exponent)
+    assert (histogram.lo[channel], histogram.hi[channel]) == (torch.tensor(min(values)), torch.tensor(max(values)))
+    assert int(histogram.total[channel]) == len(values)
+    assert {whole.dtype for whole in (histogram.exponent, histogram.first, histogram.counts)} == {torch.int64}
+    assert {end.dtype for end in (histogram.lo, histogram.hi)} == {torch.float32}
+
+
+# Ends at and beside powers of two, one sign and both, in bins that are wide, narrow, and 1 and 2 wide.
+KNOWN = [
+    [0.0, 0.0], [0.3, 0.2], [-0.3, 0.2], [15.0, 3.0], [15.99, 0.0], [16.0, 1.0], [-16.0, -2.5], [-16.5, -1.0],
+    [-1.0, 15.0], [-0.5, 15.5], [-8.0, 7.99], [-8.0, 8.0], [-7.0, 9.0], [-9.5, 23.0], [-1e-45, 20.0], [-1e-45, 9000.0],
+    [-1e-45, 3e38], [-3e38, 1e-45], [1e-45, 2e-45], [-1e-45, -2e-45], [1e-38, -1e-39], [100.0, 101.0], [3e38, 2e38],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", KNOWN, ids=str)
+def test_known_ends(values: list[float]) -> None:
+    for bins in (4, 16):
+        assert_equals_twin(count(values, bins), values)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_known_channels(channels: int) -> None:
+    """Each one's bins are as wide as it needs."""
+    for chosen in itertools.pairwise(KNOWN):
+        rows = [*chosen, KNOWN[3]][:channels]
+        histogram = Histogram.of(torch.tensor(rows), 16)
+        for channel, row in enumerate(rows):
+            assert_equals_twin(histogram, row, channel)
+
+
+@pytest.mark.parametrize(("channels", "length"), [(1, 2**18 + 3), (2, 2**17), (3, 50_001), (150_000, 2)])
+@pytest.mark.parametrize("lowest", [-2, 0])
+def test_more_values_than_are_counted_at_once(channels: int, length: int, lowest: int) -> None:
+    values = torch.randint(lowest, lowest + 4, (channels, length), generator=torch.Generator().manual_seed(0))
+    values[:, 0], values[:, 1] = lowest, lowest + 3
+    histogram = Histogram.of(values.float(), 4)
+    assert histogram.first.unique().tolist() == [lowest]
+    for channel in range(min(channels, 3)):
+        assert torch.equal(histogram.counts[channel], torch.bincount(values[channel] - lowest, minlength=4))
+    assert bool((histogram.total == length).all())
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0, 15.99], [-14.5, -3.0, -0.5], [-8.0, -1.0, 3.0, 7.9, 7.9]])
+def test_known_quantiles(values: list[float]) -> None:
+    """16 bins, 1 wide, the first or the last of which holds an end."""
+    histogram = count(values)
+    assert histogram.bin_width.item() == 1.0
+    for k in range(1, len(values) + 1):
+        for fraction in (k / len(values), (k - 0.5) / len(values)):
+            assert histogram.quantile(fraction).item() == pytest.approx(sorted(values)[k - 1], abs=1.0)
 
 
 @given(samples, bin_numbers, st.integers(1, 6), st.randoms(use_true_random=False))

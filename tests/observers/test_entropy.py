@@ -110,6 +110,31 @@ def test_divergence_is_in_nats(counts: list[int], codes: int) -> None:
         assert kl == (math.inf if wanted is None else pytest.approx(wanted, abs=1e-9))
 
 
+@pytest.mark.parametrize("codes", [4, 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_divergence_of_ranges_that_leave_values_out(seed: int, codes: int) -> None:
+    """Every range of as many bins as codes or more, against the loops; also those that reach beyond the histogram."""
+    counts = torch.randint(-3, 9, (14,), generator=torch.Generator().manual_seed(seed)).clamp(min=0)
+    by_bin = {i: float(count) for i, count in enumerate(counts.tolist())}
+    ranges = [(begin, end) for begin in range(-3, 14) for end in range(max(begin + codes, 1), 18)]
+    begin, end = torch.tensor(ranges).unbind(dim=1)
+    found = _Cumulative.of(counts.to(torch.float64)).divergence(begin, end, codes)
+    wanted = [divergence(by_bin, *ends, codes, sum(by_bin.values())) for ends in ranges]
+    assert found.tolist() == [math.inf if kl is None else pytest.approx(kl, abs=1e-9) for kl in wanted]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 40), (0, 33), (5, 40), (-40, -3), (-12, 25), (-33, 2)])
+def test_values_that_leave_bins_empty_beyond_them(lowest: int, highest: int, symmetric: bool) -> None:
+    """Whatever lies at 0, as behind a ReLU."""
+    generator = torch.Generator().manual_seed(0)
+    for bits, zeros in ((2, 0), (2, 200), (3, 2), (3, 200), (4, 0)):
+        drawn = torch.randint(1, 20, (highest - lowest + 1,), generator=generator).tolist()
+        by_bin = dict(enumerate(drawn, lowest)) | {0: zeros} | {lowest: zeros or 1, highest: 1}
+        found, _ = least(by_bin, 2**bits, symmetric)
+        assert found[answer(of_counts(by_bin), bits, symmetric)] <= min(found.values()) + 1e-12
+
+
 def test_gaussian_is_clipped_in_the_tail() -> None:
     x = tensor("gaussian", 100_000)
     lo, hi = Entropy().range(summarize(x), spec(8, SYMMETRIC))
@@ -124,7 +149,8 @@ def test_one_outlier_is_cut_off() -> None:
     assert hi < 30
 
 
-def test_fine_grids_take_everything() -> None:
+@pytest.mark.parametrize("size", [1.0, 2.0**-14, 2.0**14])
+def test_fine_grids_take_everything(size: float) -> None:
     """With as many codes as bins the divergence says nothing."""
-    x = tensor("laplace")
+    x = tensor("laplace") * size
     assert [end.item() for end in Entropy().range(summarize(x), spec(16))] == [x.min().item(), x.max().item()]

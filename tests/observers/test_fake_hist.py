@@ -47,3 +47,10 @@ def test_bad_percentile(value: float) -> None:
 def test_bad_momentum(value: float) -> None:
     with pytest.raises(InputError, match=rf"^momentum={value}: allowed are values above 0, up to 1$"):
         FakeHist(momentum=value)
+
+
+@pytest.mark.parametrize("percentile", [50.001, 50.5, 100.0])
+def test_a_percentile_may_be_anything_above_the_median(percentile: float) -> None:
+    x = torch.arange(1001) / 1000
+    lo, hi = FakeHist(percentile).range(summarize(x), spec(8))
+    assert [lo.item(), hi.item()] == pytest.approx([1 - percentile / 100, percentile / 100], abs=1.5e-3)

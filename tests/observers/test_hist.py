@@ -14,6 +14,7 @@ from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.errors import InputError
 from quant_sweep.histograms.expected_error import Moments
 from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import Hist
 from quant_sweep.observers.hist import _cell_error, _trimming_path
 
@@ -107,10 +108,15 @@ def visited_slowly(counts: list[int], trims: int) -> list[tuple[int, int]]:
     return visited
 
 
+@pytest.mark.parametrize("values", [100_000, 10**9])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_path_is_that_of_trims_one_after_the_other(seed: int) -> None:
+def test_the_path_is_that_of_trims_one_after_the_other(seed: int, values: int) -> None:
+    """Of 10**9 values a trim is 10,000: bins hold a little more or less than half of that, or one, or two."""
     generator = torch.Generator().manual_seed(seed)
-    counts = torch.randint(0, 5, (24,), generator=generator) + (torch.arange(24) == 11 + seed) * 100_000
+    counts = torch.randint(0, 5, (24,), generator=generator)
+    if values > 100_000:
+        counts = (counts * values // 200_000 + torch.randint(-3, 4, (24,), generator=generator)).clamp(min=0)
+    counts[11 + seed] += values - (0 if values == 100_000 else int(counts.sum()))
     slow = visited_slowly(counts.tolist(), 60)
     assert list(islice(_trimming_path(counts), len(slow))) == slow
     assert len(set(slow)) == len(slow) > 5, "a trim that moves no end is no step of the search"
@@ -121,14 +127,57 @@ def test_error_of_cells_as_if_every_value_were_looked_at(cells: int) -> None:
     """With fewer cells than bins, and with more, where the error inside a bin is taken from its width."""
     counts = torch.tensor([[5, 0, 9, 30, 80, 99, 70, 64, 31, 20, 7, 3, 2, 0, 1, 1]])
     histogram = Histogram(*(torch.tensor([v]) for v in (-0.5, 1.5, -3, -4)), counts)
-    inside = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    values = histogram.edges[0, :-1, None] + inside * histogram.bin_width
     for lo, hi in ((-0.5, 1.5), (-0.25, 0.875), (0.0, 0.5)):
-        width = (hi - lo) / cells
-        cell = ((values - lo) / width).floor().clamp(0, cells - 1)
-        slow = ((values - (lo + (cell + 0.5) * width)) ** 2 * counts[0, :, None] / 4000).sum().item()
         ends = (torch.tensor([end], dtype=torch.float64) for end in (lo, hi))
-        assert _cell_error(Moments.of(histogram), *ends, cells).item() == pytest.approx(slow, rel=2e-3)
+        found = _cell_error(Moments.of(histogram), *ends, cells).item()
+        assert found == pytest.approx(error_of_cells_slowly(histogram, lo, hi, cells), rel=2e-3)
+
+
+def error_of_cells_slowly(histogram: Histogram, lo: float, hi: float, cells: int, per_bin: int = 4000) -> float:
+    """Squared error of values spread evenly in each bin, each replaced by the middle of its cell."""
+    inside = (torch.arange(per_bin, dtype=torch.float64) + 0.5) / per_bin
+    values = histogram.edges[0, :-1, None] + inside * histogram.bin_width
+    width = (hi - lo) / cells
+    cell = ((values - lo) / width).floor().clamp(0, cells - 1)
+    return float(((values - (lo + (cell + 0.5) * width)) ** 2 * histogram.counts[0, :, None] / per_bin).sum())
+
+
+@pytest.mark.parametrize("cells", [3, 15])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_range_is_the_best_on_the_path(seed: int, cells: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tails = torch.randint(0, 8, (24,), generator=generator)
+    counts = tails + torch.randint(0, 40_000, (24,), generator=generator) * (torch.arange(24) - 9 - seed).abs().lt(4)
+    histogram = Histogram(*(torch.tensor([v]) for v in (-1.0, 2.0, -3, -8)), counts[None])
+    ranges = [(first / 8 - 1, last / 8 - 0.875) for first, last in visited_slowly(counts.tolist(), 40)]
+    errors = [error_of_cells_slowly(histogram, *ends, cells, per_bin=200) for ends in ranges]
+    lo, hi = Hist(dst_bins=cells).range(Summary.of_one_batch(histogram), spec(8))
+    assert (lo.item(), hi.item()) == ranges[errors.index(min(errors))] != ranges[0]
+
+
+@pytest.mark.parametrize(("place", "cells", "gains_after"), [(38, 4, 140), (30, 5, 149), (38, 6, 34), (42, 5, 58)])
+def test_the_search_ends_after_64_steps_without_a_gain(place: int, cells: int, gains_after: int) -> None:
+    """Nearly all values lie at one place, from which the next cell's middle first moves away as the far tail goes.
+
+    The tail is long and thin: each step takes one bin of it.
+    """
+    counts = torch.full((256,), 2)
+    counts[0], counts[1:place], counts[place] = 1000, 0, 100_000
+    histogram = Histogram(*(torch.tensor([v]) for v in (0.0, 256.0, 0, 0)), counts[None])
+    assert list(islice(_trimming_path(counts), 150)) == [(0, 255 - step) for step in range(150)]
+    path = [(0.0, 256.0 - step) for step in range(255 - place)]
+    errors = [error_of_cells_slowly(histogram, *ends, cells, per_bin=20) for ends in path]
+    assert next(step for step, error in enumerate(errors) if error < errors[0]) == gains_after
+    lo, hi = Hist(dst_bins=cells).range(Summary.of_one_batch(histogram), spec(8))
+    assert (lo.item(), hi.item()) == path[errors.index(min(errors)) if gains_after < 64 else 0]
+
+
+@pytest.mark.parametrize(("cells", "error"), [(15, 83.8), (16, 81.0)])
+def test_as_many_cells_as_bins_are_fine(cells: int, error: float) -> None:
+    """1200 values from 1 to 2, cells 0.9 wide: their middles 1.35 and 2.25 cost 83.8, fine ones 1200 * 0.9**2 / 12."""
+    histogram = Histogram(*(torch.tensor([v]) for v in (1.0, 2.0, 0, 0)), (torch.arange(16) == 1)[None] * 1200)
+    ends = (torch.tensor([end], dtype=torch.float64) for end in (0.0, 0.9 * cells))
+    assert _cell_error(Moments.of(histogram), *ends, cells).item() == pytest.approx(error)
 
 
 def test_256_is_the_default_at_eight_bits() -> None:

@@ -6,7 +6,11 @@ from distributions import AFFINE, SYMMETRIC, error_of, spec, squared_error, summ
 from torch import Tensor
 
 from quant_sweep.arithmetic.qparams import QuantSpec
+from quant_sweep.histograms.expected_error import high_resolution_error
+from quant_sweep.histograms.histogram import Histogram
+from quant_sweep.histograms.summary import Summary
 from quant_sweep.observers import MSE, Hist, MinMax
+from quant_sweep.observers.mse import _both_ends
 
 NAMES = ("gaussian", "relu", "negative", "shifted", "laplace", "heavy", "lognormal", "uniform", "one outlier")
 
@@ -52,3 +56,43 @@ def test_symmetric_ranges_are_mirrored() -> None:
     for name in NAMES:
         lo, hi = MSE().range(summarize(tensor(name)), spec(4, SYMMETRIC))
         assert torch.equal(lo, -hi)
+
+
+@pytest.mark.parametrize("kind", [AFFINE, SYMMETRIC])
+def test_down_to_a_sixtieth_of_what_was_seen_is_searched(kind: str) -> None:
+    """One value of 1 and so many up to 1/256 that this would be the best range; 1/53 ends the coarse search."""
+    counts = torch.zeros(1, 4096, dtype=torch.int64)
+    counts[:, :16], counts[:, -1] = 10**8, 1
+    histogram = Histogram(*(torch.tensor([v]) for v in (0.0, 1.0, -12, 0)), counts)
+    _, hi = MSE().range(Summary.of_one_batch(histogram), spec(3, kind))
+    assert 1 / 70 < hi.item() < 1 / 50
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "candidates"),
+    [([-1.0], [2.0], 25), ([0.0], [2.0], 5), ([-1.0], [0.0], 5), ([0.0, -1.0], [2.0, 0.0], 25), ([0.0], [0.0], 1)],
+)
+def test_only_an_end_that_is_not_0_is_moved(lo: list[float], hi: list[float], candidates: int) -> None:
+    """Else the search behind a ReLU would take 24 times as long."""
+    steps, seen = torch.arange(5.0), torch.tensor([lo, hi]).T
+    assert _both_ends(steps, seen, symmetric=False).unique(dim=0).shape == (candidates, 2)
+    assert _both_ends(steps, seen, symmetric=False).shape == (candidates, 2)
+    assert _both_ends(steps, seen, symmetric=True).tolist() == [[step, step] for step in steps.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("grid", "coarse_passes"),
+    [(spec(7), 0), (QuantSpec(8, signed=True, symmetric=True, narrow_range=True), 1), (spec(8), 1), (spec(9), 1)],
+)
+def test_steps_count_as_fine_in_the_coarse_search_from_8_bits_on(
+    grid: QuantSpec, coarse_passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[QuantSpec] = []
+
+    def counting(histogram: Histogram, lo: Tensor, hi: Tensor, spec: QuantSpec) -> Tensor:
+        asked.append(spec)
+        return high_resolution_error(histogram, lo, hi, spec)
+
+    monkeypatch.setattr("quant_sweep.observers.mse.high_resolution_error", counting)
+    MSE().range(summarize(tensor("gaussian")), grid)
+    assert asked == [grid] * coarse_passes

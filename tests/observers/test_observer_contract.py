@@ -111,3 +111,16 @@ def test_any_constant(observer: Observer, bins: int) -> None:
         for grid in (spec(2), spec(8, SYMMETRIC)):
             lo, hi = observer.range(Summary.of_one_batch(histogram), grid)
             assert lo <= hi
+
+
+def test_answers_are_float32_whatever_torchs_default_is(observer: Observer) -> None:
+    """As a program may have set it that takes this one as a library."""
+    summary = summarize(*batches(tensor("gaussian")))
+    plain = observer.range(summary, spec(4))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = observer.range(summary, spec(4))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == plain
+    assert [end.dtype for end in found + plain] == [torch.float32] * 4
