@@ -28,6 +28,7 @@ def test_integer_kernels_where_they_compute_exactly(
     monkeypatch.setattr(auto, "why_not_exact", lambda _code, _weight: None)
     choice = chosen(weights, activations)
     assert (choice.name, type(choice.engine)) == ("int8", Int8)
+    assert "integer kernels" in choice.reason
 
 
 @pytest.mark.parametrize(("weights", "activations", "tensor"), [(9, 8, "conv1.weight"), (8, 16, "input")])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_networks import cifar_resnet20, images, tiny
 
+from quant_sweep.arithmetic.qparams import QuantSpec
 from quant_sweep.engines import Builtin
 from quant_sweep.errors import InputError
 from quant_sweep.graph import Fusion, capture
@@ -46,7 +47,10 @@ def test_names_of_its_grids(batches: list[torch.Tensor]) -> None:
     assert float(qparams["input"].scale) == pytest.approx(width / levels, rel=1e-5)
     bits = 7 if Builtin().reduce_range else 8
     assert all(grid.spec.bits == bits and grid.scale.dim() == 0 for grid in activations.values())
-    assert all(grid.spec.bits == 8 and grid.spec.signed and grid.scale.dim() == 1 for grid in weights.values())
+    assert all(grid.spec == QuantSpec(8, True, True, channel_axis=0) for grid in weights.values())
+    assert all(grid.scale.dim() == 1 for grid in weights.values())
+    assert "relu_1.output" in activations
+    assert not any("<" in name for name in activations), "a function has its node's name"
 
 
 def test_model_is_not_changed(batches: list[torch.Tensor]) -> None:
@@ -87,3 +91,4 @@ def test_half_the_grid_where_the_cpu_would_saturate(
     assert float(qparams["input"].scale) == pytest.approx(
         float(seen.max() - seen.min()) / (127 if reduced else 255), rel=1e-5
     )
+    assert qparams["input"].spec.bits == (7 if reduced else 8)

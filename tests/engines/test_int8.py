@@ -2,7 +2,6 @@
 
 import math
 import platform
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -40,9 +39,9 @@ from exact_layers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_calls import Calls
 from small_networks import captured, cifar_resnet8, cifar_resnet20, images, tiny
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant_sweep.arithmetic.affine import dequantize, quantize
 from quant_sweep.arithmetic.qparams import QParams, QuantSpec
@@ -347,18 +346,6 @@ def test_nan_becomes_no_number() -> None:
         network(images(4) * float("nan"))
 
 
-class Calls(TorchDispatchMode):
-    """Counts oneDNN's operators."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-
 @torch.no_grad()
 def test_sums_are_part_of_the_convolution_and_weights_are_packed_once() -> None:
     """A ResNet-20 has 9 residual sums and 21 layers; images of another size need another layout."""
@@ -417,6 +404,13 @@ def test_grids_the_kernels_do_not_have_are_refused(prepared: tuple[QuantGraph, d
             engine.build(graph, qparams | {"conv1.weight": shifted})
     with pytest.raises(InputError, match=r"engine=int8: input .*per channel.*engine=simulate"):
         Int8().build(graph, qparams | {"input": per_channel})
+
+
+def test_a_bias_that_is_no_number_is_refused(prepared: tuple[QuantGraph, dict[str, QParams]]) -> None:
+    graph = captured(tiny, Fusion.conv_bn_relu)
+    graph.graph.constants["linear.bias"][1] = math.nan
+    with pytest.raises(InputError, match=r"engine=int8: linear\.bias holds NaN"):
+        Int8().build(graph, prepared[1])
 
 
 def test_sums_that_may_overflow_are_refused() -> None:
