@@ -166,8 +166,11 @@ def test_factors_of_any_float_type(dtype: torch.dtype) -> None:
 
 
 def test_one_value_by_many_factors() -> None:
-    factors = fixed_point_of(torch.tensor([0.5, 3.0, 1000.0], dtype=torch.float64))
-    assert multiply(torch.tensor(2**20, dtype=torch.int32), factors).tolist() == [2**19, 3 * 2**20, 1000 * 2**20]
+    """The last product is beyond 32 bits."""
+    factors = fixed_point_of(torch.tensor([0.5, 3.0, 1000.0, 2.0**13], dtype=torch.float64))
+    *found, saturated = multiply(torch.tensor(2**20, dtype=torch.int32), factors).tolist()
+    assert found == [2**19, 3 * 2**20, 1000 * 2**20]
+    assert saturated >= 2**30
 
 
 def test_a_product_beyond_int32_saturates() -> None:
