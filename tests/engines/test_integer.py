@@ -41,17 +41,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quant_sweep.arithmetic.qparams import QParams
+from quant_sweep.arithmetic.qparams import QParams, QuantSpec
 from quant_sweep.engines import Integer, Simulate
 from quant_sweep.engines.integer.elementwise import average_kernel, sum_kernel
 from quant_sweep.engines.integer.engine import IntegerOnlyNetwork
-from quant_sweep.engines.integer.layers import layer_kernel
+from quant_sweep.engines.integer.layers import Logits, layer_kernel
 from quant_sweep.engines.integer.stored import Stored
 from quant_sweep.engines.lowering import PooledAverage, Sum, Value
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.agreement import compare_with_simulation
 from quant_sweep.graph import INPUT, Fusion, QuantGraph, capture, weights_on_grid
-from quant_sweep.graph.operations import Average
+from quant_sweep.graph.operations import Average, Mean
 from quant_sweep.quantization.scheme import AFFINE, BitWidths
 
 
@@ -97,6 +97,7 @@ def test_layer_is_the_exact_sum_within_the_bound(
     kernel = layer_kernel(step, constants_of(module), weight_grid)
     with NoFloats():
         codes = kernel(*operands)
+    assert codes.dtype == torch.uint8
     found = Stored.of(out_grid).codes(codes)
     distance = (found - in_codes(real.clamp(*limits), out_grid)).abs()
     assert float(distance.max()) <= 0.5 + IntegerOnlyNetwork.rounds
@@ -149,6 +150,76 @@ def test_average_is_the_exact_average_rounded(pool: Any, size: tuple[int, int]) 
     real = pool((x - x_grid.zero_point).double()) * x_grid.scale.double()
     assert codes.shape == real.shape
     assert float((Stored.of(out_grid).codes(codes) - in_codes(real, out_grid)).abs().max()) <= 0.5 + 1e-6
+
+
+def test_the_mean_of_a_single_place_is_over_all_its_values() -> None:
+    """One image of one channel: as many sums as images."""
+    x_grid, out_grid = grid(8, False, 0.0, 0.05), grid(8, False, 0.0, 0.05)
+    for operation, shape in ((Mean((1, 2, 3), False), (1, 2, 3, 4)), (Mean((2, 3), True), (1, 1, 3, 4))):
+        kernel = average_kernel(PooledAverage(Value("out", out_grid), Value("x", x_grid), operation))
+        assert kernel(torch.full(shape, 37, dtype=torch.uint8)).flatten().tolist() == [37]
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_an_average_beside_a_half_is_rounded_to_the_nearer_side(below: bool) -> None:
+    """2**18 codes of 253.5 on average, but for one step, on a grid three times as coarse: beside 84.5."""
+    x_grid, out_grid = grid(8, False, 0.0, 1.0), grid(8, False, 0.0, 3.0)
+    kernel = average_kernel(PooledAverage(Value("out", out_grid), Value("x", x_grid), Mean((1,), False)))
+    codes = torch.tensor([253, 254], dtype=torch.uint8).repeat(2**17)[None]
+    codes[0, 0] += -1 if below else 1
+    assert kernel(codes).tolist() == [84 if below else 85]
+
+
+def linear_of(weights: list[list[float]], bias: list[float]) -> nn.Linear:
+    module = nn.Linear(len(weights[0]), len(weights))
+    module.weight.data, module.bias.data = torch.tensor(weights), torch.tensor(bias)
+    return module
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_bias_that_rounds_to_the_first_number_beyond_32_bits(sign: float) -> None:
+    """2**31 - 0.29 steps: the sums are taken in units of two steps, and do not wrap around to the other sign."""
+    x_grid, out_grid = grid(8, False, 0.5, 1 + 2896 * 2.0**-23), grid(8, True, 0.5, 0.01)
+    weight_grid = QParams(
+        torch.tensor(2.0**-31 * (1 - 2895 * 2.0**-23)), torch.tensor(0, dtype=torch.int32), QuantSpec(8, True)
+    )
+    unit = float(x_grid.scale) * float(weight_grid.scale)
+    assert 2**31 - 0.5 < 1 / unit < 2**31
+    module = linear_of([[0.0]], [sign])
+    kernel = layer_kernel(layer_step(module, x_grid, out_grid, (1, 1)), constants_of(module), weight_grid)
+    found = Stored.of(out_grid).codes(kernel(torch.tensor([[9]], dtype=torch.uint8)))
+    assert found.item() == out_grid.zero_point + 100 * sign
+
+
+@pytest.mark.parametrize("coarse", [4.0, 1000.0])
+def test_sums_and_bias_of_an_ordinary_layer_are_in_units_of_the_products(coarse: float) -> None:
+    """The bias is whole numbers of scale_x * scale_w (Jacob et al. 2018, section 2.4), if steps of the output are
+    neither much finer than that nor coarser: nothing is shifted."""
+    module = linear_of([[0.5, -1.27], [0.3, 0.2]], [0.7, -0.4])
+    weight_grid, x_grid = weight_grid_of(module, 8, per_channel=False), grid(8, False, 0.4, 0.02)
+    unit = 0.02 * 0.01
+    out_grid = grid(8, False, 0.5, 256 * coarse * unit)
+    kernel = layer_kernel(layer_step(module, x_grid, out_grid, (1, 2)), constants_of(module), weight_grid)
+    assert kernel.accumulate.places.tolist() == [0, 0]
+    assert kernel.accumulate.unit.tolist() == pytest.approx([unit, unit])
+    assert kernel.accumulate.bias.tolist() == [3500, -2000]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_integer_logits_are_exact_but_for_one_of_29_bits(bits: int, bias: bool) -> None:
+    """However coarse the products: the unit of the sums is as fine as 32 bits allow."""
+    torch.manual_seed(0)
+    module, x_grid = nn.Linear(6, 4, bias), grid(bits, False, 0.4, 0.9)
+    weight_grid = weight_grid_of(module, bits, per_channel=True)
+    x = random_codes((30, 6), x_grid)
+    head = Logits(layer_step(module, x_grid, None, (30, 4)), constants_of(module), weight_grid)
+    with NoFloats():
+        logits = head(stored(x, x_grid))
+    real = exact(module, weight_grid, x, x_grid)
+    assert logits.dtype == torch.int32
+    assert head.scale == pytest.approx(float(head.accumulate.largest.max()) / 2**29)
+    assert float((logits.double() * head.scale - real).abs().max()) <= head.scale
 
 
 def test_a_bias_that_does_not_fit_beside_tiny_weights() -> None:
