@@ -21,6 +21,7 @@ from quant_sweep.graph.aten import (
     Arguments,
     arguments_of,
     base_name,
+    is_aten,
     is_float,
     is_tensor,
     per_axis,
@@ -97,8 +98,8 @@ def recorded(node: fx.Node, constants: Constants) -> Recorded:
     """
     if node.target is operator.getitem:
         return _item(node, constants)
-    record = _RECORDS.get(base_name(node))
-    if record is not None and _computes_float(node) and getattr(node.target, "_schema", None) is not None:
+    record = _RECORDS.get(base_name(node)) if is_aten(node.target) else None
+    if record is not None and _computes_float(node):
         found = record(node, arguments_of(node), constants)
         if found is not None:
             return found
@@ -166,9 +167,9 @@ def _has_one_row_an_image(node: fx.Node) -> bool:
 
 def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
     """The form of an operator that does not write over its input, and takes it in any layout."""
-    schema = getattr(function, "_schema", None)
-    if schema is None:
+    if not is_aten(function):
         return function
+    schema = function._schema  # type: ignore[attr-defined]
     name = schema.name.partition("::")[2]
     if name in {"view", "_unsafe_view"} and not schema.overload_name:
         return torch.ops.aten.reshape.default
@@ -458,7 +459,7 @@ def _item(node: fx.Node, constants: Constants) -> Recorded:
     parent, index = node.args
     assert isinstance(parent, fx.Node)
     assert isinstance(index, int)
-    name, single = base_name(parent), _only_first_item_is_read(parent)
+    name, single = base_name(parent) if is_aten(parent.target) else "", _only_first_item_is_read(parent)
     record = _FIRST_ITEM.get(name) if single and index == 0 and _computes_float(node) else None
     found = record(parent, arguments_of(parent), constants) if record is not None else None
     if found is None and name in _SPLITS and _computes_float(node):
