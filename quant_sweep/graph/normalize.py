@@ -122,8 +122,6 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
 
     def template(argument: Any) -> Any:
         match argument:
-            case bool():
-                return argument
             case int() | fx.Node() if _is_size(argument):
                 times, of_images = times_images(_size(argument))
                 return Images(times, counted) if of_images else times
@@ -148,7 +146,7 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
 def _sizes_in(arguments: Any) -> Iterator[Any]:
     """The whole numbers among the arguments of a call, symbolic ones too."""
     for argument in pytree.tree_leaves(arguments):
-        if _is_size(argument) and not isinstance(argument, bool):
+        if _is_size(argument):
             yield _size(argument)
 
 
@@ -181,9 +179,9 @@ def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(packet, schema.overload_name or "default")  # type: ignore[no-any-return]
 
 
-def _as_strided(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+def _as_strided(x: Tensor, *arguments: Any) -> Tensor:
     """As the exported program reads its input's memory, which has the images side by side."""
-    return torch.as_strided(x.contiguous(), *arguments, **more)
+    return torch.as_strided(x.contiguous(), *arguments)
 
 
 def _network_input(graph: fx.Graph) -> fx.Node:
@@ -228,7 +226,7 @@ def _known(nodes: Sequence[fx.Node | None], constants: Constants) -> tuple[Const
 
 def _batch_norm(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     statistics = (a["running_mean"], a["running_var"])
-    if a.get("training", False) or not all(part in constants for part in statistics):
+    if a.get("training") or not all(part in constants for part in statistics):
         return None
     if not all(a[part] in {None, *constants} for part in ("weight", "bias")):
         return None
@@ -256,7 +254,7 @@ def _threshold(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
 
 def _add(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     x, y = a["self"], a["other"]
-    if a.get("alpha", 1) != 1 or not isinstance(y, fx.Node) or not is_tensor(y):
+    if a["alpha"] != 1 or not isinstance(y, fx.Node) or not is_tensor(y):
         return None
     computed = [n for n in (x, y) if n not in constants and is_float(n)]
     return (Add(), (x, y)) if len(computed) == 2 else _channel_affine(node, a, constants)
@@ -347,8 +345,7 @@ def _mean(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
     x = a["self"]
     if not a.get("dim") or not is_float(x):
         return None
-    dims = [a["dim"]] if isinstance(a["dim"], int) else a["dim"]
-    axes = tuple(sorted(axis % x.meta["val"].dim() for axis in dims))
+    axes = tuple(sorted(axis % x.meta["val"].dim() for axis in a["dim"]))
     return None if 0 in axes else (Mean(axes, a["keepdim"]), (x,))
 
 
@@ -418,7 +415,7 @@ def _einsum(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     last in its place: "nlc,ck->nlk", "nc,kc->nk"."""
     operands, (read, _, result) = list(a["tensors"]), a["equation"].replace(" ", "").partition("->")
     labels = read.split(",")
-    if len(operands) != 2 or not result or "." in a["equation"]:
+    if len(operands) != 2:
         return None
     if operands[0] in constants:
         operands, labels = operands[::-1], labels[::-1]
