@@ -31,6 +31,12 @@ def base_name(node: fx.Node) -> str:
     return str(schema.name).partition("::")[2].removesuffix("_")
 
 
+def is_aten(function: object) -> bool:
+    """Whether it is an operator of ATen; others may have the same names and do something else."""
+    schema = getattr(function, "_schema", None)
+    return schema is not None and str(schema.name).startswith("aten::")
+
+
 def arguments_of(node: fx.Node) -> Arguments:
     """The arguments of an ATen operator by their names, defaults filled in."""
     schema = node.target._schema  # type: ignore[union-attr]
@@ -41,7 +47,7 @@ def arguments_of(node: fx.Node) -> Arguments:
 
 def same_as_input(node: fx.Node) -> fx.Node | None:
     """The node whose tensor `node` passes on unchanged; None if it computes anything."""
-    if node.op != "call_function" or getattr(node.target, "_schema", None) is None:
+    if node.op != "call_function" or not is_aten(node.target):
         return None
     name, sources = base_name(node), node.all_input_nodes
     if not sources or not is_tensor(node) or not is_tensor(sources[0]):

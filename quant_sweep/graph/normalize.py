@@ -21,6 +21,7 @@ from quant_sweep.graph.aten import (
     Arguments,
     arguments_of,
     base_name,
+    is_aten,
     is_float,
     is_tensor,
     per_axis,
@@ -97,8 +98,8 @@ def recorded(node: fx.Node, constants: Constants) -> Recorded:
     """
     if node.target is operator.getitem:
         return _item(node, constants)
-    record = _RECORDS.get(base_name(node))
-    if record is not None and _computes_float(node) and getattr(node.target, "_schema", None) is not None:
+    record = _RECORDS.get(base_name(node)) if is_aten(node.target) else None
+    if record is not None and _computes_float(node):
         found = record(node, arguments_of(node), constants)
         if found is not None:
             return found
@@ -121,8 +122,6 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
 
     def template(argument: Any) -> Any:
         match argument:
-            case bool():
-                return argument
             case int() | fx.Node() if _is_size(argument):
                 times, of_images = times_images(_size(argument))
                 return Images(times, counted) if of_images else times
@@ -147,7 +146,7 @@ def _called(kind: Callable[[Call], Operation], node: fx.Node) -> Recorded:
 def _sizes_in(arguments: Any) -> Iterator[Any]:
     """The whole numbers among the arguments of a call, symbolic ones too."""
     for argument in pytree.tree_leaves(arguments):
-        if _is_size(argument) and not isinstance(argument, bool):
+        if _is_size(argument):
             yield _size(argument)
 
 
@@ -166,9 +165,9 @@ def _has_one_row_an_image(node: fx.Node) -> bool:
 
 def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
     """The form of an operator that does not write over its input, and takes it in any layout."""
-    schema = getattr(function, "_schema", None)
-    if schema is None:
+    if not is_aten(function):
         return function
+    schema = function._schema  # type: ignore[attr-defined]
     name = schema.name.partition("::")[2]
     if name in {"view", "_unsafe_view"} and not schema.overload_name:
         return torch.ops.aten.reshape.default
@@ -180,9 +179,9 @@ def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(packet, schema.overload_name or "default")  # type: ignore[no-any-return]
 
 
-def _as_strided(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+def _as_strided(x: Tensor, *arguments: Any) -> Tensor:
     """As the exported program reads its input's memory, which has the images side by side."""
-    return torch.as_strided(x.contiguous(), *arguments, **more)
+    return torch.as_strided(x.contiguous(), *arguments)
 
 
 def _network_input(graph: fx.Graph) -> fx.Node:
@@ -227,7 +226,7 @@ def _known(nodes: Sequence[fx.Node | None], constants: Constants) -> tuple[Const
 
 def _batch_norm(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     statistics = (a["running_mean"], a["running_var"])
-    if a.get("training", False) or not all(part in constants for part in statistics):
+    if a.get("training") or not all(part in constants for part in statistics):
         return None
     if not all(a[part] in {None, *constants} for part in ("weight", "bias")):
         return None
@@ -255,7 +254,7 @@ def _threshold(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
 
 def _add(node: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     x, y = a["self"], a["other"]
-    if a.get("alpha", 1) != 1 or not isinstance(y, fx.Node) or not is_tensor(y):
+    if a["alpha"] != 1 or not isinstance(y, fx.Node) or not is_tensor(y):
         return None
     computed = [n for n in (x, y) if n not in constants and is_float(n)]
     return (Add(), (x, y)) if len(computed) == 2 else _channel_affine(node, a, constants)
@@ -346,8 +345,7 @@ def _mean(_: fx.Node, a: Arguments, __: Constants) -> Recorded | None:
     x = a["self"]
     if not a.get("dim") or not is_float(x):
         return None
-    dims = [a["dim"]] if isinstance(a["dim"], int) else a["dim"]
-    axes = tuple(sorted(axis % x.meta["val"].dim() for axis in dims))
+    axes = tuple(sorted(axis % x.meta["val"].dim() for axis in a["dim"]))
     return None if 0 in axes else (Mean(axes, a["keepdim"]), (x,))
 
 
@@ -417,7 +415,7 @@ def _einsum(_: fx.Node, a: Arguments, constants: Constants) -> Recorded | None:
     last in its place: "nlc,ck->nlk", "nc,kc->nk"."""
     operands, (read, _, result) = list(a["tensors"]), a["equation"].replace(" ", "").partition("->")
     labels = read.split(",")
-    if len(operands) != 2 or not result or "." in a["equation"]:
+    if len(operands) != 2:
         return None
     if operands[0] in constants:
         operands, labels = operands[::-1], labels[::-1]
@@ -458,7 +456,7 @@ def _item(node: fx.Node, constants: Constants) -> Recorded:
     parent, index = node.args
     assert isinstance(parent, fx.Node)
     assert isinstance(index, int)
-    name, single = base_name(parent), _only_first_item_is_read(parent)
+    name, single = base_name(parent) if is_aten(parent.target) else "", _only_first_item_is_read(parent)
     record = _FIRST_ITEM.get(name) if single and index == 0 and _computes_float(node) else None
     found = record(parent, arguments_of(parent), constants) if record is not None else None
     if found is None and name in _SPLITS and _computes_float(node):

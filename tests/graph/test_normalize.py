@@ -515,3 +515,31 @@ def test_names_and_inputs(name: str) -> None:
     spelled, inputs = READ[name]
     graph = captured(spelled, (8,), c=(8,), square=(8, 8))
     assert {node.name.removesuffix(".output"): node.inputs for node in graph.nodes} == inputs
+
+
+# -- operators that are not ATen's --
+
+
+def own_operator(name: str, function: Callable[..., Any], made: Callable[..., Any], schema: str) -> Callable[..., Any]:
+    operator = torch.library.custom_op(f"of_somebody::{name}", function, mutates_args=(), schema=schema)
+    operator.register_fake(made)
+    return operator
+
+
+OF_SOMEBODY = {
+    "relu": own_operator("relu", lambda x: x + 1, torch.empty_like, "(Tensor x) -> Tensor"),
+    "roll": own_operator("roll", lambda self: self + 1, torch.empty_like, "(Tensor self) -> Tensor"),
+    "view": own_operator("view", lambda x: x + 1, torch.empty_like, "(Tensor x) -> Tensor"),
+    "dropout": own_operator("dropout", lambda x: x + 1, torch.empty_like, "(Tensor x) -> Tensor"),
+    "chunk": own_operator(
+        "chunk", lambda x: [x + 1, x + 2], lambda x: [torch.empty_like(x), torch.empty_like(x)], "(Tensor x) -> Tensor[]"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_SOMEBODY)
+def test_an_operator_of_somebody_is_other_whatever_its_name(name: str) -> None:
+    graph = captured(lambda x: x + (OF_SOMEBODY[name](x)[0] if name == "chunk" else OF_SOMEBODY[name](x)), (8,))
+    *others, add = [type(node.operation) for node in graph.nodes]
+    assert set(others) == {Other}
+    assert add is Add
