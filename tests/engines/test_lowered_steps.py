@@ -89,12 +89,12 @@ def test_two_values_without_a_grid_are_on_no_common_grid() -> None:
     assert not same_grid(None, None)
 
 
-@pytest.mark.parametrize(("inputs", "allowed"), [(65_793, True), (65_794, False)])
-def test_number_of_products_that_32_bits_hold(inputs: int, allowed: bool) -> None:
+@pytest.mark.parametrize(("inputs", "bits", "allowed"), [(65_793, 8, True), (65_794, 8, False), (65_794, 7, True)])
+def test_number_of_products_that_32_bits_hold(inputs: int, bits: int, allowed: bool) -> None:
     """255 * 128 * 65793 = 2**31 - 128."""
     graph = capture(nn.Linear(inputs, 1), torch.zeros(2, inputs), Fusion.conv_bn_relu)
     (weight,) = graph.weights
-    reason = why_unsupported(graph, {"input": QuantSpec(8), weight.name: QuantSpec(8, signed=True, symmetric=True)})
+    reason = why_unsupported(graph, {"input": QuantSpec(bits), weight.name: QuantSpec(8, signed=True, symmetric=True)})
     if allowed:
         assert reason is None
     else:
