@@ -532,7 +532,10 @@ OF_SOMEBODY = {
     "view": own_operator("view", lambda x: x + 1, torch.empty_like, "(Tensor x) -> Tensor"),
     "dropout": own_operator("dropout", lambda x: x + 1, torch.empty_like, "(Tensor x) -> Tensor"),
     "chunk": own_operator(
-        "chunk", lambda x: [x + 1, x + 2], lambda x: [torch.empty_like(x), torch.empty_like(x)], "(Tensor x) -> Tensor[]"
+        "chunk",
+        lambda x: [x + 1, x + 2],
+        lambda x: [torch.empty_like(x), torch.empty_like(x)],
+        "(Tensor x) -> Tensor[]",
     ),
 }
 
