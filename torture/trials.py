@@ -15,7 +15,7 @@ from mutmut.mutation.trampoline import set_mutant_under_test
 
 _SECONDS = 30  # of tests for a mistake; what they do not notice by then counts as missed
 _SECONDS_OF_A_TEST = 60  # and on the clock three times as many: an endless loop is noticed too
-_PASSED, _FAILED = 0, 1
+_PASSED, _FAILED, _NOT_TRIED = 0, 1, 2  # exit codes
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,15 @@ class Trials:
                 trial = waiting.pop()
                 running[self._start(trial, items)] = trial.name
             process, status = os.wait()
-            yield running.pop(process), os.waitstatus_to_exitcode(status)
+            name, code = running.pop(process), os.waitstatus_to_exitcode(status)
+            if code == _NOT_TRIED:
+                raise RuntimeError(f"{name} could not be tried")
+            yield name, code
 
     def _start(self, trial: Trial, items: dict[str, pytest.Item]) -> int:
         process = os.fork()
         if process == 0:
-            code = _FAILED
+            code = _NOT_TRIED
             try:
                 code = self._try(trial, [items[test] for test in trial.tests if test in items])
             finally:
@@ -73,7 +76,7 @@ class Trials:
         torch.set_num_threads(1)  # the first call behind a fork makes a new pool; threads of autograd would race for it
         set_mutant_under_test(trial.name)
         start = time.process_time()
-        for item, following in zip(items, [*items[1:], None], strict=True):
+        for item, following in zip(items, (*items[1:], None), strict=False):  # none where no test runs its line
             if time.process_time() - start > _SECONDS:
                 break
             signal.setitimer(signal.ITIMER_PROF, _SECONDS_OF_A_TEST)  # its signals end the process

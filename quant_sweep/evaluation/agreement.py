@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from quant_sweep.arithmetic.qparams import QParams
 from quant_sweep.data import DataSet
 from quant_sweep.engines.lowering import NetworkOfCodes
+from quant_sweep.evaluation.metrics.signals import rows
 from quant_sweep.graph import FakeQuantize, QuantGraph, insert_at_quantizers, weights_on_grid
 
 # How many images `compare_some_images` takes the classes of; and it compares each code of as many images as give about
@@ -123,8 +124,7 @@ def _same(outputs: Any, simulated: Any) -> Tensor:
     leaves, others = pytree.tree_leaves(outputs), pytree.tree_leaves(simulated)
     if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
         return leaves[0].argmax(dim=1) == others[0].argmax(dim=1)  # type: ignore[no-any-return]
-    rows = ([leaf.double().reshape(len(leaf), -1) for leaf in part] for part in (leaves, others))
-    pairs = zip(*rows, strict=True)
+    pairs = [(rows(a), rows(b)) for a, b in zip(leaves, others, strict=True)]
     return torch.stack([(a - b).norm(dim=1) <= 0.01 * b.norm(dim=1) for a, b in pairs]).all(dim=0)
 
 

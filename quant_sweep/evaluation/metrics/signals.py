@@ -55,8 +55,7 @@ class _AgainstTarget(Metric):
     def squared_error(self, batch: Batch) -> Tensor:
         """Mean over the numbers of each sample, float64 (n, 1)."""
         outputs, target = self.read(batch.outputs), self.target_of(batch)
-        error = (outputs.double() - target.to(outputs.device).double()).square()
-        return error.reshape(len(error), -1).mean(dim=1, keepdim=True).cpu()
+        return (rows(outputs) - rows(target.to(outputs.device))).square().mean(dim=1, keepdim=True).cpu()
 
     def target_of(self, batch: Batch) -> Tensor:
         """What the outputs should be, in their shape.
@@ -130,10 +129,15 @@ class PSNR(_AgainstTarget):
         super().check(batch, classes)
 
 
+def rows(tensor: Tensor) -> Tensor:
+    """The numbers of each sample side by side, float64 (n, k); one of each if they have no axis of their own, (n,)."""
+    return tensor.double().unsqueeze(-1).flatten(1)
+
+
 def signal_and_noise(outputs: Tensor, original: Tensor) -> Tensor:
     """Sums of squares of the float network's numbers, and of what quantization changed, float64 (n, 2)."""
-    wanted = original.to(outputs.device).double().reshape(len(original), -1)
-    noise = outputs.double().reshape(len(outputs), -1) - wanted
+    wanted = rows(original.to(outputs.device))
+    noise = rows(outputs) - wanted
     return torch.stack([wanted.square().sum(dim=1), noise.square_().sum(dim=1)], dim=1).cpu()
 
 
