@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from coverage import Coverage, CoverageData
 
-_DATA, _SECONDS = Path(".coverage"), Path("seconds.json")  # in the folder where the tests run
+_DATA = Path(".coverage")  # in the folder where the tests run
+SECONDS = Path("seconds.json")  # beside it; written last, so that it stands for a whole record
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Covering:
             by_line = {line: sorted(filter(None, names)) for line, names in data.contexts_by_lineno(file).items()}
             tests[Path(file).relative_to(folder.resolve())] = by_line
             lines.update(name for names in by_line.values() for name in names)
-        seconds: dict[str, float] = json.loads((folder / _SECONDS).read_text())
+        seconds: dict[str, float] = json.loads((folder / SECONDS).read_text())
         return cls(tests, {name: taken * lines[name] for name, taken in seconds.items()})
 
     def of(self, file: Path, line: int) -> list[str]:
@@ -64,7 +65,9 @@ class _Recorder:
 
 
 def record(arguments: list[str]) -> int:
-    """Run pytest in the present folder, and write which lines of its `quant_sweep` each test runs; the exit code."""
+    """Run pytest in the present folder, and write which lines of its `quant_sweep` each test runs if all pass; pytest's
+    exit code."""
+    SECONDS.unlink(missing_ok=True)
     coverage = Coverage(data_file=str(_DATA), include=[str(Path("quant_sweep/*").resolve())], config_file=False)
     coverage.erase()
     recorder = _Recorder(coverage)
@@ -72,7 +75,8 @@ def record(arguments: list[str]) -> int:
     code = pytest.main(arguments, plugins=[recorder])
     coverage.stop()
     coverage.save()
-    _SECONDS.write_text(json.dumps(recorder.seconds))
+    if code == pytest.ExitCode.OK:
+        SECONDS.write_text(json.dumps(recorder.seconds))
     return int(code)
 
 

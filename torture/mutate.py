@@ -34,7 +34,7 @@ from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.utils.file_utils import setup_source_paths, walk_mutatable_files
 
-from torture.covering import Covering
+from torture.covering import SECONDS, Covering
 from torture.trials import Trial, Trials
 
 _FOLDER = Path("mutants")
@@ -91,13 +91,12 @@ def _environment(name: str) -> dict[str, str]:
 
 def _covering() -> Covering | None:
     """Which tests run which lines, recorded if something has changed since the last time; None if tests fail."""
-    record = _FOLDER / ".coverage"
-    newest = max(file.stat().st_mtime for file in _FOLDER.rglob("*.py"))
+    record = _FOLDER / SECONDS
+    newest = max(file.stat().st_mtime for folder in ("quant_sweep", "tests") for file in Path(folder).rglob("*.py"))
     if not record.exists() or record.stat().st_mtime < newest:
         command = [sys.executable, "-m", "torture.covering", *_pytest_arguments()]
         done = subprocess.run(command, cwd=_FOLDER, env=_environment(""), capture_output=True, text=True)
         if done.returncode:
-            record.unlink(missing_ok=True)
             print(done.stdout, done.stderr)
             return None
     return Covering.read(_FOLDER)
