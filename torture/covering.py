@@ -17,10 +17,11 @@ SECONDS = Path("seconds.json")  # beside it; written last, so that it stands for
 
 @dataclass(frozen=True)
 class Covering:
-    """Names of tests by file and line, and what it costs to run each."""
+    """Names of tests by file and line, what it costs to run each, and the lines run while modules are imported."""
 
     tests: dict[Path, dict[int, list[str]]]  # relative to the folder
     cost: dict[str, float]
+    imported: dict[Path, set[int]]
 
     @classmethod
     def read(cls, folder: Path) -> Covering:
@@ -29,25 +30,24 @@ class Covering:
         data = CoverageData(str(folder / _DATA))
         data.read()
         tests: dict[Path, dict[int, list[str]]] = {}
+        imported: dict[Path, set[int]] = {}
         lines: Counter[str] = Counter()
         for file in data.measured_files():
-            by_line = {line: sorted(filter(None, names)) for line, names in data.contexts_by_lineno(file).items()}
-            tests[Path(file).relative_to(folder.resolve())] = by_line
+            path, contexts = Path(file).relative_to(folder.resolve()), data.contexts_by_lineno(file)
+            by_line = {line: sorted(filter(None, names)) for line, names in contexts.items()}
+            tests[path] = by_line
+            imported[path] = {line for line, names in contexts.items() if "" in names}
             lines.update(name for names in by_line.values() for name in names)
         seconds: dict[str, float] = json.loads((folder / SECONDS).read_text())
-        return cls(tests, {name: taken * lines[name] for name, taken in seconds.items()})
+        return cls(tests, {name: taken * lines[name] for name, taken in seconds.items()}, imported)
 
     def of(self, file: Path, line: int) -> list[str]:
         """Tests that run a line, and behind them the others of their files: what a fixture of a module runs is recorded
-        for the first alone. No test if the line is run while modules are imported, or never."""
+        for the first alone."""
         near = self.tests.get(file, {}).get(line, [])
         files = {_file(name) for name in near}
         beside = [name for name in self.cost if _file(name) in files and name not in near]
         return [*sorted(near, key=self.cost.__getitem__), *sorted(beside, key=self.cost.__getitem__)]
-
-    def imported(self, file: Path, line: int) -> bool:
-        """Whether a line is run while modules are imported, and in no test."""
-        return self.tests.get(file, {}).get(line) == []
 
 
 class _Recorder:

@@ -46,7 +46,7 @@ from quant_sweep.engines import Integer, Simulate
 from quant_sweep.engines.integer.elementwise import average_kernel, sum_kernel
 from quant_sweep.engines.integer.engine import IntegerOnlyNetwork
 from quant_sweep.engines.integer.layers import Logits, layer_kernel
-from quant_sweep.engines.integer.stored import Stored
+from quant_sweep.engines.integer.stored import FINE_BITS, Stored, fine_factor
 from quant_sweep.engines.lowering import PooledAverage, Sum, Value
 from quant_sweep.errors import InputError
 from quant_sweep.evaluation.agreement import compare_with_simulation
@@ -430,3 +430,12 @@ def test_wide_grids_are_refused() -> None:
     graph = captured(tiny, Fusion.conv_bn_relu)
     qparams = quantized(graph, images(4), AFFINE, BitWidths(8, 8, {"input": 9}))
     refused(graph, qparams, r"engine=integer: input has 9 bits, .*use engine=simulate")
+
+
+@pytest.mark.parametrize("source", [1 / 3, 0.7, 2.0**-9, 0.1])
+def test_factors_between_grids_have_31_bits(source: float) -> None:
+    """Scales are float32, what they are divided into is not."""
+    target = Stored.of(QParams(torch.tensor(0.3), torch.tensor(0, dtype=torch.int32), QuantSpec(8)))
+    wanted = source / target.scale * 2**FINE_BITS
+    for real in (source, torch.tensor(source, dtype=torch.float64)):
+        assert fine_factor(real, target).real.item() == pytest.approx(wanted, rel=2.0**-31, abs=0)
